@@ -91,13 +91,14 @@ class Arrivals:
         `read_now`: called first when there is data. If it returns True, the wait continues.
         """
         task = trio.lowlevel.current_task()
+        descriptor = sock.fileno()
 
         # It must not refer to itself: a reference cycle would keep the whole connection in memory.
         def ready() -> bool:
             goes_on = read_now is not None and read_now()
             if not waiter.cancelled:  # otherwise the task is running again
                 if goes_on:
-                    self._epoll.modify(sock, select.EPOLLIN | select.EPOLLONESHOT)
+                    self._epoll.modify(descriptor, select.EPOLLIN | select.EPOLLONESHOT)
                 else:
                     trio.lowlevel.reschedule(task)
             return goes_on

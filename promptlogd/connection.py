@@ -28,6 +28,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from time import perf_counter
 
 import msgspec
 import trio
@@ -232,7 +233,7 @@ class Connection:
                 await self._budget.replies.room()
                 while len(self._in_hand) >= self._settings.max_pipelined:
                     await self._wait_for_progress()
-            began = trio.current_time()
+            began = perf_counter()
             if self._waiting:  # otherwise they were cancelled
                 request = self._waiting.pop(next(iter(self._waiting)))
                 if self._clients.draining:
@@ -242,7 +243,7 @@ class Connection:
                     self._budget.requests.release(bytes_of(request))
                     self._start(request, tasks)
             self._budget.pass_on()
-            self._budget.share.spend(trio.current_time() - began)
+            self._budget.share.spend(perf_counter() - began)
             await trio.lowlevel.checkpoint()
             await self._budget.share.turn()
         self._starting = False

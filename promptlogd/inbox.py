@@ -6,6 +6,7 @@ import math
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import chain
+from time import perf_counter
 
 import trio
 
@@ -28,6 +29,9 @@ CLOSE_S = 0.0003
 
 AT_ONCE = (Cancel, Ping, Stats, BadMessage)
 """Requests that are answered when they are read, with a short reply. Others may wait, as may many `stats`."""
+
+_NOT_NOW = (Unread, ProtocolError)
+"""What the connection's own task handles."""
 
 
 def _drop(request: Request | BadMessage) -> None:
@@ -95,7 +99,7 @@ class Inbox:
                     self._error = None  # its traceback forms a reference cycle that keeps this connection in memory
             if self._left is not None:
                 events, self._left = self._left, None
-                whole = await self._take_events(events, trio.current_time())
+                whole = await self._take_events(events, perf_counter())
             elif read_now is not None and session.mid_frame:
                 whole = True  # it has read the start of a frame
             else:
@@ -103,6 +107,7 @@ class Inbox:
                 if self._waited and session.mid_frame:
                     owed_since = trio.current_time()  # until now, the daemon made the client wait
                 if data is None:
+                    budget.pass_on()
                     continue
                 if not data:
                     budget.share.spend(CLOSE_S)
@@ -127,18 +132,18 @@ class Inbox:
         share = budget.share
         if budget.is_tight or share.used_up:
             return False
-        began = trio.current_time()
+        began = perf_counter()
         try:
             data = self._sock.recv(_SLICE_BYTES)
             if not data:
                 return False
             self._left = events = session.events(data)
             for come in events:
-                if isinstance(come, Unread | ProtocolError) or not (isinstance(come, Run) or budget.may_answer):
+                if not isinstance(come, Run) and (isinstance(come, _NOT_NOW) or not budget.may_answer):
                     self._left = chain((come,), events)
                     return False
                 self._take(come)
-                now = trio.current_time()
+                now = perf_counter()
                 share.spend(now - began)
                 began = now
                 if share.used_up:
@@ -152,7 +157,6 @@ class Inbox:
             self._error = error
             return False
         self._count_buffered()
-        budget.pass_on()
         return not session.mid_frame
 
     async def _receive(self) -> bytes | None:
@@ -186,6 +190,8 @@ class Inbox:
         The places for long frames bound what a long frame holds beyond that.
         """
         buffered, counted = self._session.buffered_bytes, self._counted
+        if not (buffered or counted):
+            return
         if not counted:
             self._has_room = not self._budget.is_tight
         self._counted = min(buffered, _SLICE_BYTES) if not (buffered and self._has_room) else _SLICE_BYTES
@@ -199,7 +205,7 @@ class Inbox:
         budget, whole = self._budget, False
         for start in range(0, len(data), _SLICE_BYTES):
             events = self._session.events(data[start : start + _SLICE_BYTES])
-            whole = await self._take_events(events, trio.current_time()) or whole
+            whole = await self._take_events(events, perf_counter()) or whole
             if whole and start + _SLICE_BYTES < len(data):
                 await trio.lowlevel.checkpoint()
                 if not budget.may_read:
@@ -213,7 +219,7 @@ class Inbox:
             whole = True
             if isinstance(come, Unread):
                 event = await self._decode(come)
-                began = trio.current_time()
+                began = perf_counter()
             else:
                 event = come
             if budget.has_frame_place:
@@ -222,15 +228,15 @@ class Inbox:
                 raise event
             if isinstance(event, AT_ONCE) and not budget.may_answer:
                 await self._unless_gone(budget.room_to_answer)
-                began = trio.current_time()
+                began = perf_counter()
             self._take(event)
-            now = trio.current_time()
+            now = perf_counter()
             share.spend(now - began)
             began = now
             if share.used_up:
                 await share.turn()
-                began = trio.current_time()
-        share.spend(trio.current_time() - began)
+                began = perf_counter()
+        share.spend(perf_counter() - began)
         return whole
 
     async def _wait_for_room(self) -> None:

@@ -72,7 +72,7 @@ class Outbox:
             except OSError:
                 self._end()
                 return
-            if sent == sum(map(len, parts)):
+            if sent == (len(parts[0]) if len(parts) == 1 else sum(map(len, parts))):
                 return
             self._clients.unsent.add(self._number)
             if not self._serves:

@@ -7,6 +7,7 @@ More than 300 lines, because the whole life of a run is in one place.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -34,7 +35,7 @@ from sandbox.protocol.frames import Task
 _log = logging.getLogger(__name__)
 
 _LOST_S = 45.0
-"""For this time after its request, a run is moved to another cell if its cell turns out to be dead."""
+"""For this time after its first cell turned out to be dead, a run is moved to another cell."""
 
 _CLOSE_S = 5.0
 _BYTES_PER_CHARACTER = 4
@@ -165,7 +166,7 @@ class PendingRun:
         self._waiter: Waiter | None = None
         self._cell: Cell | None = None
         self._wants_cell = self._asks_pool = False
-        self._retry_until = trio.current_time() + _LOST_S
+        self._retry_until = math.inf
 
     def ask(self) -> None:
         """Request a slot."""
@@ -265,9 +266,11 @@ class PendingRun:
         cell, self._cell = self._cell, None
         assert cell is not None
         self._runs.pools[self._job.engine].give(cell, fresh=self._fresh)
+        now = trio.current_time()
+        self._retry_until = min(self._retry_until, now + _LOST_S)
         if self._ended is None:
             self._return_slot()
-        elif trio.current_time() < self._retry_until:
+        elif now < self._retry_until:
             self._take_cell()
         else:
             self._fail(RequestError("internal", "several cells in a row died; see the daemon's log"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
+from bisect import bisect_left
 
 import trio
 
@@ -13,7 +13,8 @@ _RATIO = 1.25
 """Ratio of bucket bounds. From 10 us, 64 buckets reach 13 s."""
 _MERGED = 4
 """Buckets that `histogram` merges into one."""
-_SCALE = 1 / math.log(_RATIO)
+_BOUNDS_S = [_LEAST_S * _RATIO**bucket for bucket in range(_BUCKETS - 1)]
+"""Upper bounds of the buckets. The last bucket has none."""
 
 
 class Turns(trio.abc.Instrument):
@@ -40,7 +41,8 @@ class Turns(trio.abc.Instrument):
         """Note the end of a turn."""
         self.number += 1
         ended = time.thread_time()
-        self.longest_cpu_s = max(self.longest_cpu_s, ended - self._cpu_ended)
+        if ended - self._cpu_ended > self.longest_cpu_s:
+            self.longest_cpu_s = ended - self._cpu_ended
         self._cpu_ended = ended
         self.note(time.perf_counter() - self._began)
 
@@ -49,8 +51,7 @@ class Turns(trio.abc.Instrument):
         if turn_s > self.longest_s:
             self.longest_s = turn_s
         self.sum_s += turn_s
-        bucket = int(math.log(turn_s / _LEAST_S) * _SCALE) + 1 if turn_s > _LEAST_S else 0
-        self._counts[min(bucket, _BUCKETS - 1)] += 1
+        self._counts[bisect_left(_BOUNDS_S, turn_s)] += 1
 
     def p99_s(self) -> float:
         """Return the 99th percentile of the duration of a turn, to within a quarter. 0 before the first turn."""

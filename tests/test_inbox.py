@@ -30,8 +30,9 @@ async def _decode(frame: Unread) -> Request | BadMessage | ProtocolError:
     raise AssertionError("no frame is large")
 
 
-async def test_other_tasks_run_between_requests(clock: MockClock) -> None:
+async def test_other_tasks_run_between_requests(clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a millisecond of one client's requests, another task runs before the next request is processed."""
+    monkeypatch.setattr("promptlogd.inbox.perf_counter", trio.current_time)
     order: list[str] = []
 
     def take(request: Request | BadMessage) -> None:

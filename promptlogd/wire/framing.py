@@ -30,9 +30,8 @@ _TEXT = frozenset(map(chr, range(0x21, 0x7F))) - {"{"}
 class FrameDecoder:
     """Collects bytes and returns complete frames. It owns the only buffer that incomplete input can occupy."""
 
-    def __init__(self, *, encoding: Encoding | None = None, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+    def __init__(self, *, encoding: Encoding | None = None) -> None:
         self.encoding: Encoding | None = encoding
-        self._max_frame_bytes = max_frame_bytes
         self._buffer = bytearray()
         self._scanned = 0
 
@@ -44,6 +43,16 @@ class FrameDecoder:
     def clear(self) -> None:
         """Drop the buffered bytes."""
         self._buffer.clear()
+
+    def whole(self, data: bytes) -> bytes | None:
+        """Take the next bytes, if they are exactly one short MessagePack frame, and return its payload.
+
+        Otherwise return None, and take nothing. Most requests arrive like this, and need no buffer.
+        """
+        size = len(data) - HEADER_BYTES
+        if self._buffer or self.encoding != "msgpack" or not 0 <= size <= _LARGE_BYTES:
+            return None
+        return data[HEADER_BYTES:] if int.from_bytes(data[:HEADER_BYTES], "big") == size else None
 
     def feed(self, data: bytes) -> Iterator[bytes | memoryview]:
         """Take the next bytes of the stream and yield complete frames. A large frame is a view.
@@ -78,7 +87,7 @@ class FrameDecoder:
         buffer, start = self._buffer, 0
         while len(buffer) - start >= HEADER_BYTES:
             size = int.from_bytes(buffer[start : start + HEADER_BYTES], "big")
-            if size > self._max_frame_bytes:
+            if size > MAX_FRAME_BYTES:
                 raise self._too_large(size)
             end = start + HEADER_BYTES + size
             if len(buffer) < end:
@@ -96,7 +105,7 @@ class FrameDecoder:
         buffer = self._buffer
         start = self._past_blank(0)
         while (end := buffer.find(b"\n", max(start, self._scanned))) >= 0:
-            if end - start > self._max_frame_bytes:
+            if end - start > MAX_FRAME_BYTES:
                 raise self._too_large(end - start)
             if end - start > _LARGE_BYTES:
                 yield self._large(start, end, end + 1)
@@ -108,13 +117,13 @@ class FrameDecoder:
         if start:
             del buffer[:start]
         self._scanned = len(buffer)
-        if len(buffer) > self._max_frame_bytes:
+        if len(buffer) > MAX_FRAME_BYTES:
             raise self._too_large(len(buffer))
 
     def _too_large(self, size: int) -> ProtocolError:
         self._buffer.clear()  # nothing follows, and the error's traceback would keep the buffer alive
         return ProtocolError(
-            f"a frame of {size} bytes or more exceeds the maximum of {self._max_frame_bytes}", code="too_large"
+            f"a frame of {size} bytes or more exceeds the maximum of {MAX_FRAME_BYTES}", code="too_large"
         )
 
 

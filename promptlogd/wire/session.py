@@ -7,7 +7,7 @@ a JSON connection, it is part of the JSON message. On a MessagePack connection, 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -100,8 +100,14 @@ class ServerSession(_Session):
 
     def events(self, data: bytes) -> Iterator[Request | BadMessage | ProtocolError | Unread]:
         """Like `receive`, but decode each frame only when the iterator reaches it."""
+        whole = self._frames.whole(data)
+        return self._requests(self._frames.feed(data) if whole is None else (whole,))
+
+    def _requests(
+        self, payloads: Iterable[bytes | memoryview]
+    ) -> Iterator[Request | BadMessage | ProtocolError | Unread]:
         try:
-            for payload in self._frames.feed(data):
+            for payload in payloads:
                 yield self._request(payload)
         except ProtocolError as error:
             error.__context__ = None  # its traceback refers to the received bytes and is part of a reference cycle
@@ -128,13 +134,13 @@ class ServerSession(_Session):
             reply = structs.replace(reply, source=cast(str, _PLACE))
         payload = self._payload(reply)
         parts: Sequence[Part]
+        if large is None and len(payload) <= _LARGE_BYTES:
+            return (encode_frame(payload, self.encoding),)
         if large is not None:
             at, view = payload.index(_PLACE_BYTES), memoryview(payload)
             parts = self._framed(view[:at], *large.parts, view[at + len(_PLACE_BYTES) :])
-        elif len(payload) > _LARGE_BYTES:
-            parts = self._framed(payload)
         else:
-            parts = (encode_frame(payload, self.encoding),)
+            parts = self._framed(payload)
         size = sum(map(len, parts))
         if size > MAX_FRAME_BYTES:
             message = f"the reply of {size} bytes exceeds the maximum size of a frame, {MAX_FRAME_BYTES}"

@@ -155,8 +155,8 @@ class Pool:
 
         `fresh`: a cell that executes only this run. `memory_bytes`: memory limit if not the default.
         """
-        now = trio.current_time()
-        self._policy.note(now, len(self._lent) + len(self._waiters) + 1)
+        if not self._policy.fixed:
+            self._policy.note(trio.current_time(), len(self._lent) + len(self._waiters) + 1)
         special_bytes = None if self._forks else memory_bytes
         if special_bytes is None and not self._waiters:
             cell = self._choose(fresh=fresh)
@@ -168,7 +168,7 @@ class Pool:
             self._changed.set()  # the pool tries again, even if it wanted no cell before
             taken(self._broken)
             return None
-        waiter = Waiter(taken, now + _WAIT_S)
+        waiter = Waiter(taken, trio.current_time() + _WAIT_S)
         if special_bytes is not None or fresh:
             self._orders.append((waiter, special_bytes))
         else:
@@ -205,9 +205,13 @@ class Pool:
 
     def _choose(self, *, fresh: bool) -> Cell | None:
         """Return the most recently used cell, so that few are used and their memory stays in the CPU caches."""
-        usable = [cell for cell in self._blank if cell.usable]
-        unused = next((cell for cell in usable if not cell.runs), None)
-        chosen = unused if fresh else next((cell for cell in reversed(usable) if cell.runs), unused)
+        chosen: Cell | None = None
+        for cell in reversed(self._blank):
+            if cell.usable and cell.runs and not fresh:
+                chosen = cell
+                break
+            if cell.usable and not cell.runs:
+                chosen = cell  # if no cell was used: the unused one that has been blank for longest
         if chosen is not None:
             self._blank.remove(chosen)
         return chosen

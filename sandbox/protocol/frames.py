@@ -23,6 +23,7 @@ A form is B (body) or M (module). tests/protocol/golden.jsonl has byte sequences
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -47,6 +48,7 @@ from sandbox.protocol.events import (
 )
 
 HEADER_BYTES = 5
+_HEADER = struct.Struct(">BI")
 LEVELS = 5
 
 _TEXT_BYTES = 256 * 1024
@@ -88,6 +90,8 @@ _PROVISIONAL = 16
 
 class Task(Enum):
     """The task of a job."""
+
+    __hash__ = object.__hash__  # that of Enum is in Python, and the decoder looks up the task of each run
 
     RUN = "run"
     """Run a checked program."""
@@ -169,19 +173,21 @@ class Decoder:
             self._rest_bytes -= len(data)
             self.surplus = self.surplus or self._rest_bytes < 0
             return []
-        buffer, before = self._buffer, len(self._token)
-        buffer += data
         if not data and self._held:
-            buffer += self._held.popleft()
+            data = self._held.popleft()
+        before = len(self._token)
+        buffer: bytes | bytearray = data  # most outputs arrive as a whole, and need no copy
+        if self._buffer or before:  # with a token, `partial` is needed also after Malformed
+            self._buffer += data
+            buffer = self._buffer
         messages: list[Message] = []
         start, header, text_bytes = 0, before + HEADER_BYTES, 0
         full = False
         while len(buffer) - start >= header and not full:
-            if buffer[start : start + before] != self._token:
+            if before and buffer[start : start + before] != self._token:
                 raise Malformed("something that is not a frame")
-            kind = chr(buffer[start + before])
-            size = int.from_bytes(buffer[start + before + 1 : start + header], "big")
-            end = start + header + size
+            code, size = _HEADER.unpack_from(buffer, start + before)
+            kind, end = chr(code), start + header + size
             if kind == "v" and size > self._caps.result_bytes and self._caps.task is not Task.CHECK:
                 # Scripts count UTF-16 code units, but the limit is in bytes. The rest is not needed.
                 message: Message = TooLarge(size=size)
@@ -191,23 +197,14 @@ class Decoder:
                 break
             elif size > _LARGE_BYTES and kind != "l":
                 message = _DECODERS[kind](memoryview(buffer)[start + header : end])
-                buffer = self._buffer = buffer[end:]
+                buffer = self._buffer = bytearray(buffer[end:])
                 end = 0
             else:
                 read = min(size, 1 + LINE_TEXT_BYTES + 1) if kind == "l" else size
-                with memoryview(buffer) as view:  # slicing the buffer itself would copy twice
-                    payload = bytes(view[start + header : start + header + read])
-                message = _DECODERS[kind](payload)
+                message = _DECODERS[kind](_copy(buffer, start + header, start + header + read))
             messages.append(message)
             start = end
-            if isinstance(message, Log):
-                self._charge(message, size - 1)
-                text_bytes += len(message.text)
-            elif isinstance(message, Maybe):
-                self._provisional_left -= 1
-                if self._provisional_left < 0:
-                    raise Malformed("more provisional outcomes than allowed")
-            elif isinstance(message, LAST):
+            if isinstance(message, LAST):
                 self.ended = True
                 # At most what the engine's script would send, regardless of the size in the frame.
                 whole = min(size, _UNIT_BYTES * self._caps.result_bytes) if isinstance(message, TooLarge) else size
@@ -215,8 +212,18 @@ class Decoder:
                 self.surplus = self._rest_bytes < 0
                 self._held.clear()
                 break
+            if isinstance(message, Log):
+                self._charge(message, size - 1)
+                text_bytes += len(message.text)
+            elif isinstance(message, Maybe):
+                self._provisional_left -= 1
+                if self._provisional_left < 0:
+                    raise Malformed("more provisional outcomes than allowed")
             full = len(messages) == MESSAGES_AT_ONCE or text_bytes >= TEXT_AT_ONCE_BYTES
-        del buffer[:start]
+        if buffer is self._buffer:
+            del self._buffer[:start]
+        elif start < len(buffer):
+            self._buffer += buffer[start:]
         self.backlog = not self.ended and (full or bool(self._held))
         return messages
 
@@ -249,6 +256,13 @@ class Decoder:
                 return caps.call_bytes
             case _:
                 return _TEXT_BYTES
+
+
+def _copy(buffer: bytes | bytearray, start: int, end: int) -> bytes:
+    if isinstance(buffer, bytes):
+        return buffer[start:end]
+    with memoryview(buffer) as view:  # slicing the buffer itself would copy twice
+        return bytes(view[start:end])
 
 
 def _fields(payload: bytes, start: int, count: int) -> list[bytes]:

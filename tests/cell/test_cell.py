@@ -7,6 +7,7 @@ import select
 import signal
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from sandbox.cells.plan import Plan
 from sandbox.cells.policy import Steady
 from sandbox.cells.pool import Pool
 from sandbox.cells.process import only_child
+from sandbox.engines.host import run as run_module
 from sandbox.engines.quickjs.host import filter as second_filter
 from sandbox.engines.quickjs.host import start as cells
 from sandbox.errors import CellLost, CellStartError
@@ -180,6 +182,19 @@ async def _until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     with trio.fail_after(seconds):
         while not condition():
             await trio.sleep(0.001)
+
+
+async def test_outputs_that_fill_the_buffer_of_a_read(plan: Plan) -> None:
+    """A result whose frame ends just before, at or after the end of a read, and console lines before it, are whole."""
+    frame_bytes = len(b"v") + 4 + len('""')
+    async with a_cell(plan) as cell:
+        for reads, more, line in product((1, 2), (-1, 0, 1), ("", "console.log(1);")):
+            length = reads * run_module._SHORT_BYTES - frame_bytes + more
+            result = await run_on(cell, f"{line} return 'x'.repeat({length})")
+            assert isinstance(result.outcome, Ok)
+            assert bytes(result.outcome.value) == b'"%b"' % (b"x" * length)
+            assert len(result.logs) == bool(line)
+        assert (await run_on(cell, "return 1")).outcome == Ok(value=msgspec.Raw(b"1"))
 
 
 async def test_cancelling_kills_the_child(plan: Plan) -> None:

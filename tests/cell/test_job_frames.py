@@ -11,8 +11,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from sandbox.cells.job import Job
+from sandbox.engines.quickjs.host.job import frame
 from sandbox.engines.quickjs.host.root import cell
 from sandbox.engines.quickjs.host.wrapper import BRACKETS
+from sandbox.limits import Limits
+from sandbox.program import Artifact, Form
+from sandbox.protocol.frames import Task
 
 _BROKEN = 70
 """Value of EXIT_BROKEN in cell.h."""
@@ -120,3 +125,11 @@ def test_a_child_whose_socket_is_closed_exits(zygote: _Zygote) -> None:
     """A child exits when its socket is closed."""
     zygote.data.shutdown(socket.SHUT_WR)
     assert zygote.ended()[1] == 0
+
+
+def test_each_job_has_its_own_seed() -> None:
+    """No two of many jobs have the same seed, although the seeds of many are read from the kernel at once."""
+    artifact = Artifact(form=Form.BODY, language="javascript", code=b"")
+    job = Job(task=Task.RUN, source=b"return 1", artifact=artifact, limits=Limits())
+    seeds = {b"".join(frame(job))[14:26] for _ in range(1000)}  # after the frame's header, the kind and two limits
+    assert len(seeds) == 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +106,16 @@ def test_a_value_keeps_its_bytes(encoding: Any) -> None:
 
 @given(st.data())
 def test_splitting_the_stream_changes_nothing(data: st.DataObject) -> None:
-    """However the stream is split, the same messages are decoded."""
+    """However the stream is split, also at the ends of frames, the same messages are decoded."""
     client = ClientSession(encoding=data.draw(st.sampled_from(ENCODINGS)))
-    stream = b"".join(client.send(request) for request in REQUESTS)
-    server, received = ServerSession(), []
-    while stream:
-        size = data.draw(st.integers(1, 40))
-        received += server.receive(stream[:size])
-        stream = stream[size:]
+    frames = [client.send(request) for request in REQUESTS]
+    stream, ends = b"".join(frames), list(accumulate(map(len, frames)))
+    server, received, at = ServerSession(), [], 0
+    while at < len(stream):
+        next_end = next(end for end in ends if end > at)
+        end = data.draw(st.one_of(st.just(next_end), st.integers(at + 1, at + 40)))
+        received += server.receive(stream[at:end])
+        at = end
     assert list(map(_plain, received)) == list(map(_plain, REQUESTS))
 
 

@@ -10,7 +10,6 @@ import socket
 import termios
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from enum import Enum, auto
 from functools import cached_property
 
@@ -26,6 +25,9 @@ from sandbox.outcome import LogLine, Usage
 from sandbox.protocol.events import Log, Trusted
 from sandbox.protocol.frames import Caps, Decoder, Malformed, Task
 from sandbox.protocol.machine import Machine, State
+
+_SHORT_BYTES = 16 * 1024
+"""Buffer for the output of most runs. A larger buffer takes longer to allocate than to read."""
 
 _READ_BYTES = 256 * 1024
 _READS = 4
@@ -191,11 +193,21 @@ class Run:
 
     def receive_all(self, data: socket.socket) -> Reading:
         """Read all that a dead process left in the socket (at most 2.5 MiB), and process a part of it."""
-        parts = []
-        with suppress(OSError):  # BlockingIOError: that was all
-            while received := data.recv(_READ_BYTES):
+        parts, size = [], _SHORT_BYTES
+        try:
+            while True:
+                received = data.recv(size)
                 parts.append(received)
-        if self.machine.state is not State.ENDING:
+                if len(received) < size:
+                    # There is no more. A stream socket returns less than it holds only at a descriptor or at
+                    # out-of-band data (unix(7)), and a child can send neither: it can only write(2).
+                    break
+                size = _READ_BYTES
+        except OSError:  # BlockingIOError: that was all
+            pass
+        if len(parts) == 1 and self._room is None and not self.backlog:
+            self._feed(received)  # the usual case, without a queue
+        elif self.machine.state is not State.ENDING:
             self._decoder.hold(parts)
         return self.look()
 

@@ -7,6 +7,7 @@ data is hostile. The other end of *control* belongs to the zygote, which reports
 from __future__ import annotations
 
 import logging
+import select
 import signal
 import socket
 from contextlib import suppress
@@ -73,6 +74,8 @@ class QuickJSCell(Cell):
         super().__init__(plan, identity, process, reactor)
         self._data = data
         self._control = control
+        self._news = select.poll()
+        self._news.register(control, select.POLLIN)
         self._room_bytes = room_bytes
         self._events = 0
         """Events for which the reactor waits on the data socket."""
@@ -225,11 +228,10 @@ class QuickJSCell(Cell):
         """Send the job. Raises CellLost."""
         run.machine.happen(Trusted.JOB)
         now = trio.current_time()
-        wall_ms = run.job.limits.wall_ms
-        run.wall_at = now + wall_ms / 1000
-        self._watch.arm(wall_ms)
-        run.send(self._data)
         limits = run.job.limits
+        run.wall_at = now + limits.wall_ms / 1000
+        self._watch.arm(limits.wall_ms)
+        run.send(self._data)
         self._reads_early = run.streams or limits.result_bytes + limits.log_bytes > self._room_bytes
         self._wait_for_child(run)
         self._reactor.set_due(self, min(run.wall_at, now + LOW_PRIORITY_AFTER_S))
@@ -429,11 +431,11 @@ class QuickJSCell(Cell):
         if killed or not read or isinstance(outcome, Crashed) or not (said_last or run.was_read(self._data)):
             self.retire()
         self._let_go()
-        cpu_ms, wall_ms, peak_bytes = evidence.cpu_ms, evidence.wall_ms, evidence.peak_bytes
-        result = run.result(outcome, cpu_ms=cpu_ms, wall_ms=wall_ms, peak_bytes=peak_bytes)
-        artifact = run.job.artifact
-        if evidence.exit_code == NOT_LOADED_EXIT and artifact is not None and artifact.code is not None:
-            result = msgspec.structs.replace(result, artifact_failed=True)
+        result = run.result(outcome, cpu_ms=evidence.cpu_ms, wall_ms=evidence.wall_ms, peak_bytes=evidence.peak_bytes)
+        if isinstance(outcome, Crashed) and evidence.exit_code == NOT_LOADED_EXIT:
+            artifact = run.job.artifact
+            if artifact is not None and artifact.code is not None:
+                result = msgspec.structs.replace(result, artifact_failed=True)
         run.done(result)
 
     def _is_out_of_memory(self) -> bool:
@@ -468,13 +470,8 @@ class QuickJSCell(Cell):
     def _refuse_if_disturbed(self) -> None:
         """Raise CellLost and retire if control has any message since the last run, because then the blank child has
         died."""
-        if self.usable:
-            try:
-                self._control.recv(REPORT_BYTES)
-            except BlockingIOError:
-                return
-            except OSError:
-                pass
+        if self.usable and not self._news.poll(0):
+            return
         self.retire()
         raise CellLost("its blank child or its zygote died")
 
