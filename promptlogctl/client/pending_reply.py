@@ -75,13 +75,15 @@ class PendingReply:
         """Handle a reply to this request."""
         if not isinstance(reply, Log):
             self.answer = reply
+            if self.wake is not None:
+                self.wake()
         elif self._on_log is not None and self.failure is None:
             try:
                 self._on_log(LogLine(level=reply.level, text=reply.text))
             except Exception as error:  # it belongs to the task that waits for this request
                 self.failure = error
-        if self.wake is not None and self.is_settled:
-            self.wake()
+                if self.wake is not None:
+                    self.wake()
 
     def close(self) -> None:
         """Stop waiting. If there is no reply yet, ask the daemon to cancel the request. Call this once."""
