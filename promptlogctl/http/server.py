@@ -8,11 +8,9 @@ socket is still read, because this is how a disconnect is detected, which cancel
 from __future__ import annotations
 
 import asyncio
-import fcntl
+import math
 import os
-import termios
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -24,6 +22,7 @@ from promptlogctl.http.descriptors import most_connections
 from promptlogctl.http.guard import HEAD_BYTES
 from promptlogctl.http.json_body import BODY_BYTES
 from promptlogctl.http.problems import Problem
+from promptlogctl.http.unread import count_unread
 from promptlogctl.http.whole_response import ResponseSender
 
 HEAD_S = 10.0
@@ -68,6 +67,8 @@ class Protocol(HttpToolsProtocol):
         """The request that the application is handling. Others may follow it in the pipeline."""
         self._on_disconnect: Callable[[], None] | None = None
         """What the application wants to be called when the client of that request disconnects."""
+        self._idle_since_s = math.inf
+        """Time of the event loop of the last response, if nothing has arrived since."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     # --- the connection -----------------------------------------------------------------------------------------------
@@ -180,11 +181,6 @@ class Protocol(HttpToolsProtocol):
         _Base.on_message_begin(self)
         self._in_head, self._is_complete = True, False
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Handle a header. Drop a trailer, which uvicorn would add to the headers."""
-        if self._in_head:
-            _Base.on_header(self, name, value)
-
     def on_headers_complete(self) -> None:
         """Handle the end of the head."""
         if self.parser.should_upgrade() and any(
@@ -195,6 +191,7 @@ class Protocol(HttpToolsProtocol):
             raise ValueError("Upgrade with a body")
         _Base.on_headers_complete(self)  # raises if the target is malformed or too long for uvicorn
         self._in_head, self._message_bytes = False, 0
+        self.headers = []  # uvicorn would add trailers to the list of headers that the application has
         self._stop("head")
 
     def on_message_complete(self) -> None:
@@ -222,29 +219,46 @@ class Protocol(HttpToolsProtocol):
         _Base._start_asgi_task(self, cycle, serve)  # type: ignore[arg-type]
 
     def on_response_complete(self) -> None:
-        """Continue with the next request."""
+        """Continue with the next request. Replaces uvicorn's method, which starts a timer for each request."""
         self._on_disconnect = None
-        _Base.on_response_complete(self)  # resumes reading, even if much data is buffered
-        if len(self._held) > HELD_BYTES:
-            self.flow.pause_reading()
+        self.server_state.total_requests += 1
         if self.transport.is_closing():
             self._abort_later()
-        elif not self._is_complete and self._in_head:
+            return
+        if len(self._held) > HELD_BYTES:
+            self.flow.pause_reading()
+        else:
+            self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since_s = self.loop.time()
+            self._start("idle", self.timeout_keep_alive, self._close_if_idle)
+        if not self._is_complete and self._in_head:
             self._limit_head()
         elif not self._is_complete:
             self._start("rest", REST_S, self.transport.abort)
         elif self._held and not self.pipeline:
             self.loop.call_soon(self._feed)
 
-    def timeout_keep_alive_handler(self) -> None:
+    def _unset_keepalive_if_required(self) -> None:
+        """Handle the arrival of data: the connection is not idle. uvicorn stops its timer here."""
+        self._idle_since_s = math.inf
+
+    def _close_if_idle(self) -> None:
         """Close an idle connection, even if its client has not read the last responses."""
-        super().timeout_keep_alive_handler()
-        self._abort_later()
+        del self._timers["idle"]
+        left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+        if left_s <= 0:
+            self.timeout_keep_alive_handler()
+            self._abort_later()
+        elif left_s < math.inf:
+            self._start("idle", left_s, self._close_if_idle)
 
     def pause_writing(self) -> None:
         """Start to check whether the client reads."""
         super().pause_writing()
-        self._unread_bytes = self._count_unread()
+        self._unread_bytes = count_unread(self.transport)
         self._start("stall", STALL_S, self._check_reading)
 
     def resume_writing(self) -> None:
@@ -254,22 +268,12 @@ class Protocol(HttpToolsProtocol):
 
     def _check_reading(self) -> None:
         del self._timers["stall"]
-        unread_bytes = self._count_unread()
+        unread_bytes = count_unread(self.transport)
         if self._unread_bytes - unread_bytes < STALL_BYTES:
             self.transport.abort()
         else:
             self._unread_bytes = unread_bytes
             self._start("stall", STALL_S, self._check_reading)
-
-    def _count_unread(self) -> int:
-        """Return the number of unread bytes, in the buffers of the event loop and the kernel (tcp(7), unix(7))."""
-        # The kernel accepts more only once a third of its buffer is free, so the event loop's buffer alone can stand
-        # still.
-        unread_bytes = self.transport.get_write_buffer_size()
-        with suppress(OSError):
-            answer = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
-            unread_bytes += int.from_bytes(answer, "little")
-        return unread_bytes
 
     def _abort_later(self) -> None:
         """Abort a closing connection if its client does not read the remaining data."""

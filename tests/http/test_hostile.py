@@ -164,10 +164,15 @@ def test_endless_headers(url: str) -> None:
 
 
 @contextmanager
-def _served(settings: Settings) -> Iterator[tuple[str, uvicorn.Server]]:
+def _served(settings: Settings, *, keep_alive_s: int = 5) -> Iterator[tuple[str, uvicorn.Server]]:
     """Run a server in a thread of this process, so that a test can shorten its deadlines."""
     config = uvicorn.Config(
-        Application(settings), http=server_module.Protocol, loop="uvloop", ws="none", log_config=None
+        Application(settings),
+        http=server_module.Protocol,
+        loop="uvloop",
+        ws="none",
+        log_config=None,
+        timeout_keep_alive=keep_alive_s,
     )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as sock:
@@ -179,6 +184,22 @@ def _served(settings: Settings) -> Iterator[tuple[str, uvicorn.Server]]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+@pytest.mark.timed
+def test_an_idle_connection(socket_path: Path) -> None:
+    """A connection is closed after the keep-alive time, counted from its last response and not from earlier ones."""
+    with _served(Settings(socket=socket_path), keep_alive_s=1) as (url, _), connected(url) as sock:
+        for _ in range(2):
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert status_of(sock.recv(65536)) == 200
+            answered_at = time.monotonic()
+            sock.settimeout(0.6)
+            with pytest.raises(TimeoutError):
+                sock.recv(1)
+        sock.settimeout(5)
+        assert sock.recv(1) == b""
+        assert 0.9 < time.monotonic() - answered_at < 1.5
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /heal", GET, GET + b"X: y\r\n"])
