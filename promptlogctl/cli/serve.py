@@ -106,7 +106,8 @@ def _config(workers: int, access_log: bool) -> uvicorn.Config:
     formatter = {"format": "%(asctime)s %(levelname)s %(message)s"}
     logged = {"handlers": ["stderr"], "level": "INFO" if access_log else "WARNING", "propagate": False}
     return uvicorn.Config(
-        "promptlogctl.http:app",
+        "promptlogctl.http.application:application_from_environment",
+        factory=True,
         http="promptlogctl.http.server:Protocol",
         loop="uvloop",
         ws="none",

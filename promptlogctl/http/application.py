@@ -117,6 +117,11 @@ class Application:
         return name, value, endpoints
 
 
+def application_from_environment() -> Application:
+    """Return an application with settings from environment variables. Raises TokenError."""
+    return Application(settings_from_environment())
+
+
 class EnvironmentApplication:
     """An application that reads its settings from environment variables at its first request."""
 
@@ -126,7 +131,7 @@ class EnvironmentApplication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan. Raises TokenError."""
         if self._application is None:
-            self._application = Application(settings_from_environment())
+            self._application = application_from_environment()
         await self._application(scope, receive, send)
 
 

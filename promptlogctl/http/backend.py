@@ -94,7 +94,13 @@ class Backend:
                 tenant = self._tenant(caller)
                 pending = await self._client().send(_made(make, caller, tenant), on_log, checked=True)
                 try:
-                    return await _finished(pending, scope, receive)
+                    watch: Watch | None = scope.get(WATCH)
+                    if watch is None or not watch(pending.abandon):
+                        return await _finished(pending, receive)
+                    reply = await pending.reply_within(_ANSWER_S, Finished)
+                    if reply is not None:
+                        return reply
+                    raise ClientGone if pending.is_abandoned else _no_answer()
                 except RequestRefused as refused:
                     self._raise_unless_tenant(refused, tenant)
                 finally:
@@ -152,14 +158,9 @@ def _made(make: Make, caller: Caller, tenant: str | None) -> Callable[[Id], Requ
     return lambda id: msgspec.structs.replace(make(id, tenant), manage=True)
 
 
-async def _finished(pending: PendingReply, scope: Scope, receive: Receive) -> Finished:
-    """Wait for the end of a run. Raises ClientGone if the HTTP client disconnects first, and Problem."""
-    watch: Watch | None = scope.get(WATCH)
-    if watch is not None and watch(pending.abandon):
-        reply = await pending.reply_within(_ANSWER_S, Finished)
-        if reply is not None:
-            return reply
-        raise ClientGone if pending.is_abandoned else _no_answer()
+async def _finished(pending: PendingReply, receive: Receive) -> Finished:
+    """Wait for the end of a run without a Watch. Raises ClientGone if the HTTP client disconnects first, and
+    Problem."""
 
     async def gone() -> None:
         while (await receive())["type"] != "http.disconnect":
