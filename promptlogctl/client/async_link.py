@@ -58,7 +58,7 @@ class Link:
         """Return whether the connection is lost. If no task receives, read the socket first to find out."""
         if self._loop is not None and not self._loop.is_running():
             self.lose()  # it belongs to an event loop that has ended
-        if not self.is_lost and not self.waiting and self._epoll.poll(0):
+        if not self.is_lost and not self.waiting and self._epoll.poll(0, 1):
             while self._receive():
                 pass
         return self.is_lost

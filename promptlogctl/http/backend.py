@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import anyio
-import msgspec
 from starlette.types import Receive, Scope
 
 from promptlogctl.client import AsyncClient, OnLog, PendingReply, RequestRefused
@@ -37,8 +36,8 @@ _ANSWER_S = 120.0
 """Time limit for the daemon's reply. A run takes at most 30 s, and its time in the queue is bounded, so only a hanging
 daemon takes longer."""
 
-Make = Callable[[Id, str | None], Request]
-"""Returns the request for an id and a tenant."""
+Make = Callable[[Id, str | None, bool], Request]
+"""Returns the request for an id, a tenant, and whether the tenant has the right to manage."""
 
 Watch = Callable[[Callable[[], None]], bool]
 """Registers a function that the server calls when the HTTP client disconnects. Returns False, and registers nothing, if
@@ -153,9 +152,8 @@ class Backend:
 
 def _made(make: Make, caller: Caller, tenant: str | None) -> Callable[[Id], Request]:
     """Return what makes the request for an id, for a tenant, and with the right to manage if the caller has it."""
-    if tenant is None or not caller.has("manage"):
-        return lambda id: make(id, tenant)
-    return lambda id: msgspec.structs.replace(make(id, tenant), manage=True)
+    manage = tenant is not None and caller.has("manage")
+    return lambda id: make(id, tenant, manage)
 
 
 async def _finished(pending: PendingReply, receive: Receive) -> Finished:

@@ -38,10 +38,11 @@ class Programs:
         query_of(request)
         body = await json_body(request, _submit_body)
 
-        def make(id: Id, tenant: str | None) -> Submit:
+        def make(id: Id, tenant: str | None, manage: bool) -> Submit:
             return Submit(
                 id=id,
                 tenant=None if tenant is None else caller.owner,
+                manage=manage,
                 source=body.code,
                 name=body.name,
                 move=caller.has("manage"),
@@ -69,8 +70,8 @@ class Programs:
         if not limit.isascii() or not limit.isdecimal() or len(limit) > 4 or not 1 <= int(limit) <= _MOST_LISTED:
             raise Problem(400, "bad_request", f"`limit` must be a number from 1 to {_MOST_LISTED}")
 
-        def make(id: Id, tenant: str | None) -> List:
-            return List(id=id, tenant=tenant, limit=int(limit), after=after)
+        def make(id: Id, tenant: str | None, manage: bool) -> List:
+            return List(id=id, tenant=tenant, manage=manage, limit=int(limit), after=after)
 
         reply = await self._backend.ask(caller, make, Listed)
         return _json(ListAnswer(programs=reply.programs, next=reply.next))
@@ -82,7 +83,7 @@ class Programs:
         code = query_of(request, "code").get("code") in ("1", "true")
 
         def show(reference: str) -> Make:
-            return lambda id, tenant: Show(id=id, tenant=tenant, hash=reference, source=code)
+            return lambda id, tenant, manage: Show(id=id, tenant=tenant, manage=manage, hash=reference, source=code)
 
         shown = await self._of_alias(request, show, Shown)
         answer = ProgramAnswer(
@@ -106,7 +107,7 @@ class Programs:
         query_of(request)
 
         def remove(reference: str) -> Make:
-            return lambda id, tenant: Remove(id=id, tenant=tenant, hash=reference)
+            return lambda id, tenant, manage: Remove(id=id, tenant=tenant, manage=manage, hash=reference)
 
         reply = await self._of_alias(request, remove, Removed, again=False)
         return _json(RemovedAnswer(hash=reply.hash, names=reply.names))

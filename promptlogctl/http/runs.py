@@ -76,10 +76,11 @@ class Runs:
         caller = caller_of(request.scope)
 
         def run_one(reference: str | None, on_log: OnLog | None) -> Awaitable[Finished]:
-            def make(id: Id, tenant: str | None) -> Run:
+            def make(id: Id, tenant: str | None, manage: bool) -> Run:
                 return Run(
                     id=id,
                     tenant=tenant,
+                    manage=manage,
                     hash=reference,
                     source=code,
                     language=language,

@@ -52,10 +52,10 @@ class ResponseSender:
             return False
         body = message.get("body", b"")
         headers = [*cycle.default_headers, *start["headers"]]
-        names = {*map(_name, headers)}
-        if len(names) < len(headers) or (b"content-length", b"%d" % len(body)) not in headers:
+        values = dict(headers)
+        if len(values) < len(headers) or values[b"content-length"] != b"%d" % len(body):
             return False
-        if b"connection" in names or b"transfer-encoding" in names:  # they change how a response is framed
+        if b"connection" in values or b"transfer-encoding" in values:  # they change how a response is framed
             return False
         if not cycle.keep_alive:
             headers.append((b"connection", b"close"))
