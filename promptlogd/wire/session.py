@@ -169,9 +169,7 @@ class ClientSession(_Session):
     def receive(self, data: bytes) -> list[Reply]:
         """Take bytes from the daemon, and return the replies that they complete. Raises ProtocolError."""
         whole = self._frames.whole(data)
-        if whole is not None:
-            return [self._reply(whole)]
-        return [self._reply(payload) for payload in self._frames.feed(data)]
+        return [self._reply(payload) for payload in (self._frames.feed(data) if whole is None else (whole,))]
 
     def _reply(self, payload: bytes | memoryview) -> Reply:
         try:

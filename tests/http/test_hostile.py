@@ -202,6 +202,22 @@ def test_an_idle_connection(socket_path: Path) -> None:
         assert 0.9 < time.monotonic() - answered_at < 1.5
 
 
+@pytest.mark.timed
+def test_a_slow_run_is_not_idle(socket_path: Path) -> None:
+    """A run that is not done at the keep-alive time after an earlier response is answered."""
+    source = b'{"code": "await new Promise((done) => setTimeout(done, 900)); return 1", "engine": "deno"}'
+    head = b"POST /exec HTTP/1.1\r\nHost: localhost\r\n" + JSON + b"Content-Length: %d\r\n\r\n" % len(source)
+    with _served(Settings(socket=socket_path), keep_alive_s=1) as (url, _), connected(url) as sock:
+        sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert status_of(sock.recv(65536)) == 200
+        sock.settimeout(0.4)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+        sock.settimeout(5)
+        sock.sendall(head + source)
+        assert status_of(sock.recv(65536)) == 200
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET /heal", GET, GET + b"X: y\r\n"])
 def test_an_incomplete_request(monkeypatch: pytest.MonkeyPatch, socket_path: Path, sent: bytes) -> None:
     """A request whose head does not arrive in time is answered with 408, and the connection is closed."""
