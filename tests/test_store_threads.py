@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import pytest
 import trio
@@ -103,6 +104,44 @@ async def test_store_errors_become_request_errors(how: str) -> None:
     }
     with pytest.raises(RequestError) as refused:
         await calls[how]()  # type: ignore[misc]  # both are coroutines
+    assert refused.value.code == "not_found"
+
+
+async def test_writes_that_start_at_once_count_as_well(disk: threading.Event) -> None:
+    """A write that starts at once is refused a thread beyond the limits, and gives its thread back when it ends."""
+    threads = StoreThreads()
+    with trio.fail_after(_WAIT_S):
+        for uid, most in ((1, 12), (2, 4)):  # of the 16 threads
+            started = [
+                threads.start_write(_principal(100 * uid + number, uid), lambda: cast(None, disk.wait(_WAIT_S)))
+                for number in range(_MANY)
+            ]
+            assert sum(one is not None for one in started) == most
+        one_connection = StoreThreads()
+        started = [
+            one_connection.start_write(_principal(1), lambda: cast(None, disk.wait(_WAIT_S))) for _ in range(_MANY)
+        ]
+        assert sum(one is not None for one in started) == 4
+        disk.set()
+        for one in filter(None, started):
+            await one.wait()
+        for _ in range(_MANY):
+            again = one_connection.start_write(_principal(1), lambda: None)
+            assert again is not None
+            await again.wait()
+
+
+async def test_errors_of_a_write_that_started_at_once() -> None:
+    """The client gets the error code of the wire protocol. The error does not keep the call in memory."""
+    threads = StoreThreads()
+
+    def fail() -> None:
+        raise NotFound("@nobody")
+
+    started = threads.start_write(_principal(1), fail)
+    assert started is not None
+    with pytest.raises(RequestError) as refused:
+        await started.wait()
     assert refused.value.code == "not_found"
 
 

@@ -7,7 +7,7 @@ threads that start cells.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 import trio
@@ -52,6 +52,56 @@ class StoreThreads:
         """Return the result of `work`, which writes. It cannot be cancelled once it has a thread."""
         return await self._writes.run(principal, work, ALWAYS_ROOM, abandon_on_cancel=False)
 
+    def start_write(self, principal: Principal, work: Callable[[], None]) -> Started | None:
+        """Start `work`, which writes, in a thread. None if no thread is free: then call `write`."""
+        return self._writes.start(principal, work)
+
+
+class Started:
+    """A call in a thread that has started."""
+
+    def __init__(self, work: Callable[[], None], release: Callable[[], None]) -> None:
+        """`release`: called on the loop when the call has ended."""
+        self._work: Callable[[], None] | None = work
+        self._release = release
+        self._has_ended = False
+        self._waiter: trio.lowlevel.Task | None = None
+        self._error: BaseException | None = None
+        self._token = trio.lowlevel.current_trio_token()
+        # Less than `trio.to_thread.run_sync` does: it copies the context, and renames the thread twice.
+        trio.lowlevel.start_thread_soon(self._run, self._deliver)
+
+    def _run(self) -> None:
+        work, self._work = self._work, None  # otherwise a reference cycle would keep what it refers to
+        assert work is not None
+        try:
+            work()
+        except BaseException as error:
+            self._error = error
+
+    def _deliver(self, _: object) -> None:
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._end)
+
+    def _end(self) -> None:
+        self._release()
+        self._has_ended = True
+        if self._waiter is not None:
+            trio.lowlevel.reschedule(self._waiter)
+
+    async def wait(self) -> None:
+        """Return when the call has ended. Raises its error. Cancellation does not end the wait. One task at a time."""
+        if not self._has_ended:
+            self._waiter = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                with StoreErrors():
+                    raise error
+            finally:
+                del error  # a reference cycle would keep the call until the next garbage collection
+
 
 class _Threads:
     """A bounded number of threads, with limits for each connection and each uid."""
@@ -72,6 +122,34 @@ class _Threads:
                             work, limiter=self._threads, abandon_on_cancel=abandon_on_cancel
                         )
 
+    def start(self, principal: Principal, work: Callable[[], None]) -> Started | None:
+        """Start `work` now. None if that would exceed a limit, or if the system has no thread left."""
+        borrower = object()
+        if not self._connections.take(principal.connection, borrower):
+            return None
+        if not self._uids.take(principal.uid, borrower):
+            self._connections.give_back(principal.connection, borrower)
+            return None
+
+        def release() -> None:
+            self._uids.give_back(principal.uid, borrower)
+            self._connections.give_back(principal.connection, borrower)
+
+        def end() -> None:
+            self._threads.release_on_behalf_of(borrower)
+            release()
+
+        try:
+            self._threads.acquire_on_behalf_of_nowait(borrower)
+        except trio.WouldBlock:
+            release()
+            return None
+        try:
+            return Started(work, end)
+        except RuntimeError:
+            end()
+            return None
+
 
 class _Parts:
     """One limiter for each connection or uid. Unused limiters are dropped."""
@@ -79,6 +157,25 @@ class _Parts:
     def __init__(self, most: int) -> None:
         self._most = most
         self._limiters: dict[int, trio.CapacityLimiter] = {}
+
+    def take(self, number: int, borrower: object) -> bool:
+        """Count a call of this connection or uid. Return False if that would exceed the limit."""
+        limiter = self._limiters.setdefault(number, trio.CapacityLimiter(self._most))
+        try:
+            limiter.acquire_on_behalf_of_nowait(borrower)
+        except trio.WouldBlock:
+            return False
+        return True
+
+    def give_back(self, number: int, borrower: object) -> None:
+        """Count a call no longer."""
+        limiter = self._limiters[number]
+        limiter.release_on_behalf_of(borrower)
+        self._drop_unused(number, limiter)
+
+    def _drop_unused(self, number: int, limiter: trio.CapacityLimiter) -> None:
+        if not limiter.borrowed_tokens:  # then nobody waits
+            self._limiters.pop(number, None)
 
     @asynccontextmanager
     async def use(self, number: int) -> AsyncIterator[None]:
@@ -92,5 +189,4 @@ class _Parts:
             yield
         finally:
             limiter.release()
-            if not limiter.borrowed_tokens:  # then nobody waits
-                self._limiters.pop(number, None)
+            self._drop_unused(number, limiter)

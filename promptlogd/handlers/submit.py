@@ -6,13 +6,14 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from threading import Lock
 
 import trio
 
 from promptlogd.checks import SMALL_BYTES, Checks
 from promptlogd.collector import Collector, Who
 from promptlogd.handlers.rights import Rights
-from promptlogd.handlers.store_threads import StoreThreads
+from promptlogd.handlers.store_threads import Started, StoreThreads
 from promptlogd.handlers.stored_quotas import stored_quotas
 from promptlogd.journal import Entry, Journal
 from promptlogd.log_fields import about
@@ -29,6 +30,8 @@ from sandbox.program import Artifact, Program
 _log = logging.getLogger(__name__)
 _DISCARD_S = 5.0
 """Time limit for discarding a program that was not stored."""
+_CHECK_WAIT_S = 0.005
+"""Time that a thread waits for the end of the check. Others may need the thread."""
 
 
 class SubmitHandler:
@@ -60,22 +63,45 @@ class SubmitHandler:
         self._rights.require(principal, "submit")
         self._quotas.begin(principal)
         if len(request.source) > SMALL_BYTES:
-            sink.spawn(lambda: self._keep_large(principal, request))
+            sink.spawn(lambda: self._keep_large(principal, request, sink))
             return
         program = self._checks.program(request.source, request.engine, request.language)
-        sink.spawn(lambda: self._keep(principal, request, program))
+        sink.spawn(lambda: self._keep(principal, request, program, sink))
 
-    async def _keep_large(self, principal: Principal, request: Submit) -> Submitted:
+    async def _keep_large(self, principal: Principal, request: Submit, sink: Sink) -> None:
         """Hash a large program in a thread, and store it."""
         program = await trio.to_thread.run_sync(self._checks.program, request.source, request.engine, request.language)
-        return await self._keep(principal, request, program)
+        await self._keep(principal, request, program, sink)
 
-    async def _keep(self, principal: Principal, request: Submit, program: Program) -> Submitted:
+    async def _keep(self, principal: Principal, request: Submit, program: Program, sink: Sink) -> None:
         """Check the program while a thread writes it, because both take about the same time. Then publish it."""
         asked = (request.engine, request.language)
         if any(asked) and not request.replace:
             await self._threads.read(principal, lambda: self._store.refuse_another(program.hash, *asked))
+        storing = self._storing(principal, request, program)
+        sink.spawn(storing.begin)  # in the next turn, so that the cell gets the program first
+        try:
+            kept = await storing.finish(
+                await self._checks.artifact(program.source, program.engine, program.language, principal)
+            )
+        except RequestError as error:
+            if error.code == "quota":
+                self._quotas.refused((principal.uid, principal.tenant), error)
+            raise
+        finally:
+            await storing.end()
+        # First, because the client waits for it.
+        sink.reply(
+            Submitted(
+                id=request.id, hash=kept.hash, created=kept.created, engine=kept.engine, moved_from=kept.moved_from
+            )
+        )
+        self._on_kept()
+        self._note(principal, request, kept)
+
+    def _storing(self, principal: Principal, request: Submit, program: Program) -> _Storing:
         holder = self._rights.holder(principal, request.visibility)
+        viewer = self._rights.viewer(principal)
         quotas = stored_quotas(self._quotas, principal)
 
         def stage() -> Staged:
@@ -99,30 +125,15 @@ class SubmitHandler:
                 moves=request.move,
                 replace=request.replace,
                 visibility=request.visibility,
-                viewer=self._rights.viewer(principal),
+                viewer=viewer,
                 quotas=quotas,
             )
             return self._store.keep(submission)
 
-        storing = _Storing(self._store, self._threads, self._collector, principal, stage, publish)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(storing.write)
-                try:
-                    storing.artifact = await self._checks.artifact(
-                        program.source, program.engine, program.language, principal
-                    )
-                except RequestError as error:
-                    storing.refused = error
-            kept = await storing.publish()
-            self._on_kept()
-        except RequestError as error:
-            if error.code == "quota":
-                self._quotas.refused((principal.uid, principal.tenant), error)
-            raise
-        finally:
-            with trio.move_on_after(_DISCARD_S, shield=True):
-                await storing.end()
+        return _Storing(self._store, self._threads, self._collector, principal, stage, publish)
+
+    def _note(self, principal: Principal, request: Submit, kept: Kept) -> None:
+        """Note a stored program in the log and in the journal."""
         was = "stored" if kept.created else "changed" if request.replace else "already stored"
         fields = about(
             "submit", uid=principal.uid, tenant=principal.tenant, connection=principal.connection, hash=kept.hash,
@@ -136,13 +147,10 @@ class SubmitHandler:
                 name=request.name, engine=kept.engine, outcome=was,
             )
         )  # fmt: skip
-        return Submitted(
-            id=request.id, hash=kept.hash, created=kept.created, engine=kept.engine, moved_from=kept.moved_from
-        )
 
 
 class _Storing:
-    """A program that is being written to disk, and then published if its check finds no error."""
+    """A program that a thread writes to disk while it is checked, and publishes when the check has found no error."""
 
     def __init__(
         self,
@@ -162,48 +170,56 @@ class _Storing:
         self._publish_with = publish
         self._staged: Staged | None = None
         self._kept: Kept | None = None
-        self._failed: RequestError | None = None
-        self.artifact: Artifact | None = None
-        """Set when the check has ended."""
-        self.refused: RequestError | None = None
-        """Set when the check has ended with an error."""
+        self._artifact: Artifact | None = None
+        """Set if the check has ended without an error."""
+        self._started: Started | None = None
+        self._checked = Lock()
+        """Locked until the check has ended."""
+        self._checked.acquire()
 
-    async def write(self) -> None:
-        """Write the program. Publish it in the same thread if the check has ended by then."""
-        try:
-            await self._threads.write(self._principal, self._write)
-        except RequestError as error:
-            self._failed = error
+    async def begin(self) -> None:
+        """Start to write the program, unless no thread is free or the check has already ended."""
+        if self._checked.locked():
+            self._started = self._threads.start_write(self._principal, self._write_and_publish)
 
-    def _write(self) -> None:
-        self._staged = self._collector.store(self._who, self._stage_with)
-        if self.artifact is not None:
-            self._publish()
+    def _write_and_publish(self) -> None:
+        """Write the program. Publish it in the same thread if the check ends soon, because a second one takes time."""
+        self._write()
+        if self._checked.acquire(timeout=_CHECK_WAIT_S) and self._artifact is not None:
+            self._publish(self._artifact)
 
-    def _publish(self) -> None:
-        staged, artifact = self._staged, self.artifact
-        assert staged is not None
-        assert artifact is not None
+    def _write(self) -> Staged:
+        if self._staged is None:
+            self._staged = self._collector.store(self._who, self._stage_with)
+        return self._staged
+
+    def _publish(self, artifact: Artifact) -> None:
+        staged = self._write()
         self._kept = self._collector.store(self._who, lambda: self._publish_with(staged, artifact))
 
-    async def publish(self) -> Kept:
-        """Publish the program, unless `write` did. Raises the check's error first, then the disk's."""
-        error = self.refused or self._failed
-        self.refused = self._failed = None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # a reference cycle would keep the program until the next garbage collection
+    async def finish(self, artifact: Artifact) -> Kept:
+        """Publish the program after its check. Raises RequestError."""
+        self._artifact = artifact
+        await self._end_check()
         if self._kept is None:
-            await self._threads.write(self._principal, self._publish)
+            await self._threads.write(self._principal, lambda: self._publish(artifact))
         assert self._kept is not None
         return self._kept
 
+    async def _end_check(self) -> None:
+        """Tell the thread that the check has ended, and wait for the thread. Raises its error."""
+        if self._checked.locked():
+            self._checked.release()
+        started, self._started = self._started, None
+        if started is not None:
+            await started.wait()
+
     async def end(self) -> None:
-        """Discard the staged program, unless it was published."""
+        """Discard the program, unless it was published."""
+        with suppress(RequestError):
+            await self._end_check()
         staged = self._staged
         if staged is not None and self._kept is None:
             # If the disk hangs or no thread can start, the next start of the daemon removes it.
-            with suppress(RuntimeError):
+            with trio.move_on_after(_DISCARD_S, shield=True), suppress(RuntimeError):
                 await trio.to_thread.run_sync(lambda: self._store.discard(staged), abandon_on_cancel=True)

@@ -50,6 +50,13 @@ class StoreFull(StoreFailed):
     """The disk or the quota is full."""
 
 
+class AlreadyThere(StoreFailed):
+    """There is already a program with this hash, damaged or not."""
+
+    def __init__(self, hash: str) -> None:
+        super().__init__(f"program {hash} is already there")
+
+
 class ProgramUnreadable(StoreFailed):
     """The files of a program cannot be read. Nothing was moved. Submitting the same bytes replaces them."""
 

@@ -260,8 +260,7 @@ class Facts:
                 "VALUES (?, ?, ?, ?, ?, ?)",
                 (hash, meta.size, meta.created_at, meta.owner.uid, meta.engine, meta.language),
             )
-            self._db.execute("DELETE FROM holders WHERE hash = ?", (hash,))  # with their runs
-            self._holders.put(hash, meta.held_by)
+            self._holders.replace(hash, meta.size, meta.held_by)
 
     def set_holders(self, hash: str, holders: Sequence[Holder]) -> None:
         """Replace the holders of a program."""

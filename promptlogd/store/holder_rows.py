@@ -51,6 +51,16 @@ class HolderRows:
             ((uid, tenant, one.gid, one.visibility, one.at, hash) for (uid, tenant), one in after.items()),
         )
 
+    def replace(self, hash: str, size: int, holders: Iterable[Holder]) -> None:
+        """Replace the holders of a program, and drop their counts of runs. `size`: of its files, in bytes."""
+        self._db.execute("DELETE FROM holders WHERE hash = ?", (hash,))
+        for one in holders:
+            self._db.execute(
+                "INSERT INTO holders (hash, uid, tenant, gid, visibility, at, bytes) "
+                f"SELECT ?, ?, ?, ?, ?, ?, {_PROGRAM_BYTES} FROM (SELECT ? AS size)",
+                (hash, one.uid, one.tenant or "", one.gid, one.visibility, one.at, size),
+            )
+
     def first_seen(self, hash: str, viewer: Viewer) -> float | None:
         """Return the time of the first submit that a viewer sees; None if there is none."""
         seen, arguments = _seen_by(viewer)

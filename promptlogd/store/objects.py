@@ -11,9 +11,11 @@ More than 300 lines, because every write and read of a folder is verified in one
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,7 +27,7 @@ from promptlogd.store import files
 from promptlogd.store.artifacts import MOST_BYTES, Place, unseal_artifact
 from promptlogd.store.damaged import DamagedFolder
 from promptlogd.store.disk import erase, open_folder, read_file, sync
-from promptlogd.store.errors import Damaged, NotFound, StoreError, read_error, store_error
+from promptlogd.store.errors import AlreadyThere, Damaged, NotFound, StoreError, read_error, store_error
 from promptlogd.store.hashes import is_hash, is_shelf
 from promptlogd.store.holders import Owner
 from promptlogd.store.key import Key
@@ -39,6 +41,8 @@ _log = logging.getLogger(__name__)
 
 _TEMPORARY = ".tmp-"
 _NOT_KEPT = "the program was not stored"
+_IS_THERE = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+"""Errors of rename(2) if there is a program, or anything else, under the new name."""
 
 
 class ProgramFolders(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,13 +93,15 @@ class Objects:
     def has(self, hash: str) -> bool:
         """Whether there is a folder for this hash, verified or not. Raises StoreFailed if the lookup fails."""
         try:
-            with self._programs_and_shelf(hash) as (_, shelf):
-                os.stat(hash[2:], dir_fd=shelf, follow_symlinks=False)
+            if not stat.S_ISDIR(os.lstat(f"{self._programs}/{hash[:2]}").st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            os.lstat(self._path(hash))
         except FileNotFoundError:
             self._check_programs_folder(hash)
             return False
         except OSError as error:
-            raise read_error(hash, error) from error
+            with self._programs_and_shelf(hash):  # raises another error if the shelf can't be opened
+                raise read_error(hash, error) from error
         return True
 
     def _check_programs_folder(self, hash: str) -> None:
@@ -119,28 +125,34 @@ class Objects:
             return staged
 
     def publish(self, place: Place, staged: Path, artifact: bytes, *, replaces: bool = False) -> None:
-        """Rename a staged program to its final name, durably. Raises StoreFailed; the staged folder is then removed.
+        """Rename a staged program to its final name, durably.
 
         `artifact`: content of the artifact's file. This does not wait until it is on disk: after a power cut it may not
         verify, and is made again. `replaces`: move the damaged or unreadable program of this name to `damaged/`.
+
+        Raises AlreadyThere if there is a program of this name, damaged or not; StoreFailed. The staged folder is then
+        removed.
         """
         hash = place.hash
-        with self._errors(_NOT_KEPT):
-            try:
-                with open_folder(staged) as folder:
-                    files.write_artifact(folder, place, artifact, wait=False)
-                shelf_path = f"{self._programs}/{hash[:2]}"
-                if not os.path.lexists(shelf_path):
-                    with suppress(FileExistsError):  # `Spares` has created the shelf
-                        os.mkdir(shelf_path, 0o700)
-                    sync(self._programs)
-                if replaces:
-                    self.set_aside(hash)
-                with self._programs_and_shelf(hash) as (programs, shelf):
-                    _rename_durably((programs, staged.name), (shelf, hash[2:]), shelf=shelf)
-            except BaseException:
-                self.discard(staged)
-                raise
+        try:
+            with open_folder(staged) as folder:
+                files.write_artifact(folder, place, artifact, wait=False)
+            shelf_path = f"{self._programs}/{hash[:2]}"
+            if not os.path.lexists(shelf_path):
+                with suppress(FileExistsError):  # `Spares` has created the shelf
+                    os.mkdir(shelf_path, 0o700)
+                sync(self._programs)
+            if replaces:
+                self.set_aside(hash)
+            with self._programs_and_shelf(hash) as (programs, shelf):
+                _rename_durably((programs, staged.name), (shelf, hash[2:]), shelf=shelf)
+        except BaseException as error:
+            self.discard(staged)
+            if isinstance(error, OSError):
+                if error.errno in _IS_THERE:
+                    raise AlreadyThere(hash) from error
+                raise store_error(_NOT_KEPT, error) from error
+            raise
 
     def discard(self, staged: Path) -> None:
         """Remove a staged program, if it still exists."""

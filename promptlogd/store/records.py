@@ -74,13 +74,14 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
 class Kept(NamedTuple):
     """A stored program. `created`: whether it is new to the client. `moved_from`: the program that had the name before.
-    `stored`: whether its files are new."""
+    `stored`: whether its files are new. `holders`: who holds it now."""
 
     hash: str
     created: bool
     engine: Engine
     moved_from: str | None
     stored: bool
+    holders: Sequence[Holder]
 
 
 class BackedUp(msgspec.Struct, frozen=True, kw_only=True):

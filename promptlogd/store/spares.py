@@ -37,7 +37,7 @@ class Spares:
         with suppress(IndexError):
             spare = self._ready.popleft()
             try:
-                if not any((spare / name).lstat().st_size for name in self._names):
+                if not any(os.lstat(f"{spare}/{name}").st_size for name in self._names):
                     return spare
             except OSError:
                 pass

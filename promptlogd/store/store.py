@@ -150,22 +150,24 @@ class Store:
         """
         with self._state.writing:
             kept = self._submissions.keep(submission)
-            if not kept.stored:
+            if kept.stored:
+                self._remember(submission, kept)
+            else:
                 self._state.repeats.add(kept.hash, time.time())
-        if submission.replace:  # `recall` returns an entry for 20 ms without checking the files
+        if submission.replace and not kept.stored:  # `recall` returns an entry for 20 ms without checking the files
             self._recent.forget(kept.hash)
             place = Place(hash=kept.hash, engine=submission.staged.meta.engine, build=submission.build)
             self._recent_artifacts.forget(f"{kept.hash} {place.file_name}")
-        if kept.stored:
-            self._remember(submission)
         return kept
 
-    def _remember(self, submission: Submission) -> None:
-        """Cache a program that was just published, and its artifact, because most clients run it next."""
+    def _remember(self, submission: Submission, kept: Kept) -> None:
+        """Cache a program that was just published, and its artifact, because most clients run it next.
+
+        The caller holds the writers' lock. Otherwise another submit could change the holders in between.
+        """
         staged = submission.staged
-        place = Place(hash=staged.program.hash, engine=staged.meta.engine, build=submission.build)
-        stamp = self._objects.stamp(place.hash)
-        self._put_program(staged.program, stamp, self._submissions.holders(place.hash))
+        place = Place(hash=kept.hash, engine=staged.meta.engine, build=submission.build)
+        self._put_program(staged.program, self._objects.stamp(kept.hash), kept.holders)
         self._put_artifact(place, submission.artifact, self._objects.artifact_stamp(place))
 
     def discard(self, staged: Staged) -> None:

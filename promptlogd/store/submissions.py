@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from promptlogd.store.artifacts import Place, check_place, seal_artifact
 from promptlogd.store.errors import (
+    AlreadyThere,
     Damaged,
     KeptForAnother,
     NotFound,
@@ -58,6 +59,15 @@ class Submissions:
         placing = self._place_name(submission)
         self.check_quotas(staged.meta, hash, submission.quotas)
         artifact = seal_artifact(self._state.key.value, place, submission.artifact, staged.meta.language)
+        if staged.folder is not None:
+            # There was no such program when this one was staged. In most cases there is still none.
+            try:
+                self._keep_new(staged, place, artifact, submission.name, placing)
+            except AlreadyThere:
+                staged = replace(staged, folder=None, claim=None)
+                submission = replace(submission, staged=staged)
+            else:
+                return _kept_new(staged.meta, hash, placing)
         try:
             meta = self._objects.meta(hash)
             self._objects.read(hash, language=meta.language, engine=meta.engine)
@@ -65,11 +75,11 @@ class Submissions:
             self._keep_new(staged, place, artifact, submission.name, placing)
         except (Damaged, ProgramUnreadable) as error:
             _log.error("%s", error)
-            self._replace(submission, place, artifact, placing)
+            return _kept_new(self._replace(submission, place, artifact, placing), hash, placing)
         else:
             self.discard(staged)
             return self._keep_present(submission, meta, place, artifact, placing)
-        return Kept(hash, True, staged.meta.engine, placing.moved_from, stored=True)
+        return _kept_new(staged.meta, hash, placing)
 
     def _place_name(self, submission: Submission) -> Placing:
         if submission.name is None:
@@ -114,7 +124,7 @@ class Submissions:
         if after != before:
             self.set_holders(hash, after)
         created = not submission.viewer.sees_any(before)
-        return Kept(hash, created, meta.engine, placing.moved_from, stored=False)
+        return Kept(hash, created, meta.engine, placing.moved_from, stored=False, holders=after)
 
     def holders(self, hash: str) -> list[Holder]:
         """Return the holders of a program that are in force; none if it has no row."""
@@ -164,9 +174,9 @@ class Submissions:
             self._undo(place.hash)
             raise
 
-    def _replace(self, submission: Submission, place: Place, artifact: bytes, placing: Placing) -> None:
-        """Replace a damaged or unreadable program. Its time and user stay if SQLite has them, and so does its
-        tenant."""
+    def _replace(self, submission: Submission, place: Place, artifact: bytes, placing: Placing) -> Meta:
+        """Replace a damaged or unreadable program, and return its metadata. Its time and user stay if SQLite has them,
+        and so does its tenant."""
         staged = submission.staged
         meta = staged.meta
         if not submission.replace:
@@ -188,6 +198,7 @@ class Submissions:
         self._state.usage.add(program_bytes(meta) + blocks(len(artifact)))
         self._add_facts_and_name(place.hash, meta, submission.name, placing)
         self.set_holders(place.hash, meta.held_by)
+        return meta
 
     def _change(self, wanted: Meta, present: Meta, place: Place, artifact: bytes) -> None:
         """Change the engine and the language of a stored program. Its owner, its time and its holders stay."""
@@ -233,6 +244,10 @@ class Submissions:
             self._state.apply([], gone=hash)
         except StoreFailed as error:
             _log.error("program %s was refused, but could not be removed again: %s", hash, error)
+
+
+def _kept_new(meta: Meta, hash: str, placing: Placing) -> Kept:
+    return Kept(hash, True, meta.engine, placing.moved_from, stored=True, holders=meta.held_by)
 
 
 def _refuse_replace(before: Sequence[Holder], submission: Submission) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from promptlogd.store import NotFound, Store
-from tests.store.programs import submit
+from promptlogd.store import NotFound, Store, Submission, Viewer
+from tests.store.programs import ARTIFACT, BUILD, submit, text
 
 _ROUNDS = 60
 
@@ -86,3 +86,26 @@ def test_reading_while_removing_and_submitting(folder: Path) -> None:
     store.close()
     assert wrong == []
     assert list((folder / "damaged").iterdir()) == []
+
+
+def test_the_same_program_staged_twice(folder: Path) -> None:
+    """If two users submit the same new program at the same time, it is published once, and both hold it."""
+    store = Store.open(folder)
+    store.usage.count()
+    program = text(b"return 'both'")
+    staged = [store.stage(program, uid=uid, visibility="own") for uid in (7, 8)]
+    assert None not in [one.folder for one in staged]
+    kept = [store.keep(Submission(staged=one, artifact=ARTIFACT, build=BUILD)) for one in staged]
+    assert [one.stored for one in kept] == [True, False]
+    used = store.usage.bytes
+    assert used == store.usage.count()
+    for uid in (7, 8):
+        viewer = Viewer(uid=uid)
+        recalled = store.recall(program.hash, lambda: viewer)  # noqa: B023  # called at once
+        assert recalled in (program, None)
+        assert store.load(program.hash, viewer) == program
+        assert store.show(program.hash, viewer).fact.created_by == uid
+    with pytest.raises(NotFound):
+        store.load(program.hash, Viewer(uid=9))
+    assert not [path for path in (folder / "programs").iterdir() if path.name.startswith(".")]
+    store.close()
