@@ -256,9 +256,14 @@ class PendingRun:
         if self._needs == SPECIAL or not cell.usable:
             charge_ms += self._new_cell_ms
         self._runs.pools[self._job.engine].give(cell, fresh=self._fresh)
-        self._release(charge_ms)
-        # Last, because waking the client may take the core from the daemon. The next run is already in its cell.
-        self._end(result)
+        if self._runs.admission.queued:
+            self._release(charge_ms)  # first, because waking the client may take the core from the daemon
+            self._end(result)
+            return
+        try:
+            self._end(result)
+        finally:
+            self._release(charge_ms)
 
     def _lost(self) -> None:
         """Take another cell, because this one was dead before the hand-over. An overloaded host may have many dead

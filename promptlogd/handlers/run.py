@@ -369,6 +369,18 @@ class _Run:
     def _reply(self, result: Result) -> None:
         outcome = result.outcome
         assert not isinstance(outcome, Checked | Value)  # a run is not a check, and its result was decoded
+        self._sink.reply(  # first, because the client waits for it
+            Finished(
+                id=self._request.id,
+                hash=self.hash,
+                outcome=outcome,
+                logs=result.logs,
+                logs_truncated=result.logs_truncated,
+                usage=result.usage,
+                engine_version=self._handler.hosts[self._engine].version if self._engine else "",
+                limits=self._limits,
+            )
+        )
         if self._stored:
             self._handler.record_run(self.hash, self._principal)
         kind = str(outcome.__struct_config__.tag)
@@ -389,15 +401,3 @@ class _Run:
         )
         if kind != "ok":
             self._note(kind, result.usage)
-        self._sink.reply(
-            Finished(
-                id=self._request.id,
-                hash=self.hash,
-                outcome=outcome,
-                logs=result.logs,
-                logs_truncated=result.logs_truncated,
-                usage=result.usage,
-                engine_version=self._handler.hosts[self._engine].version if self._engine else "",
-                limits=self._limits,
-            )
-        )
