@@ -66,7 +66,7 @@ class Outbox:
         sent = 0
         if not self._chunks:
             try:
-                sent = self._sock.sendmsg(parts[:_PARTS])
+                sent = self._sock.send(parts[0]) if len(parts) == 1 else self._sock.sendmsg(parts[:_PARTS])
             except BlockingIOError:
                 pass
             except OSError:

@@ -9,9 +9,10 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeVar
 
+_K = TypeVar("_K", bound=Hashable)
 _T = TypeVar("_T")
 
 _HOT_S = 10.0
@@ -26,17 +27,17 @@ _MOST_NAMES = 1000
 """Maximum number of names in the cache. With at most 64 characters each and their hashes: 0.3 MB."""
 
 
-class Recent(Generic[_T]):
+class Recent(Generic[_K, _T]):
     """An LRU cache of at most `most_bytes`. An entry is valid while its stamp is the same."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._bytes = 0
         self._mutex = threading.Lock()
-        self._entries: OrderedDict[str, tuple[object, int, _T]] = OrderedDict()
-        self._verified_at: dict[str, float] = {}
+        self._entries: OrderedDict[_K, tuple[object, int, _T]] = OrderedDict()
+        self._verified_at: dict[_K, float] = {}
 
-    def recall(self, key: str, stamp: Callable[[], object]) -> _T | None:
+    def recall(self, key: _K, stamp: Callable[[], object]) -> _T | None:
         """Return a value without waiting for the disk; None if the caller must read it.
 
         The stamp is read at most once in 20 ms, and only if the entry was used in the last 10 s.
@@ -50,12 +51,12 @@ class Recent(Generic[_T]):
             entry = self._entries.get(key)
             return None if entry is None else entry[2]
 
-    def forget(self, key: str) -> None:
+    def forget(self, key: _K) -> None:
         """Drop an entry after its file was changed or removed."""
         with self._mutex:
             self._drop(key)
 
-    def get(self, key: str, stamp: object) -> _T | None:
+    def get(self, key: _K, stamp: object) -> _T | None:
         """Return the value that was stored with this stamp. A value with another stamp is dropped."""
         with self._mutex:
             entry = self._entries.get(key)
@@ -68,7 +69,7 @@ class Recent(Generic[_T]):
             self._verified_at[key] = time.monotonic()
             return entry[2]
 
-    def put(self, key: str, stamp: object, size: int, value: _T) -> None:
+    def put(self, key: _K, stamp: object, size: int, value: _T) -> None:
         """Store a value of `size` bytes, unless it is larger than an eighth of the cache."""
         with self._mutex:
             self._drop(key)
@@ -80,7 +81,7 @@ class Recent(Generic[_T]):
             while self._bytes > self._most_bytes:
                 self._drop(next(iter(self._entries)))
 
-    def _drop(self, key: str) -> None:
+    def _drop(self, key: _K) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._bytes -= entry[1]

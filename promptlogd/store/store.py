@@ -65,10 +65,10 @@ class Store:
         self._objects = state.objects
         self._read_facts = state.read_facts
         self._names = Names(state)
-        self._recent: Recent[_Held] = Recent(_RECENT_BYTES)
+        self._recent: Recent[str, _Held] = Recent(_RECENT_BYTES)
         self._submissions = Submissions(state, self._names, self._recent.forget)
         self._removals = Removals(state)
-        self._recent_artifacts: Recent[Artifact] = Recent(_RECENT_BYTES)
+        self._recent_artifacts: Recent[Place, Artifact] = Recent(_RECENT_BYTES)
         self._overview = Overview(state)
 
     @classmethod
@@ -157,7 +157,7 @@ class Store:
         if submission.replace and not kept.stored:  # `recall` returns an entry for 20 ms without checking the files
             self._recent.forget(kept.hash)
             place = Place(hash=kept.hash, engine=submission.staged.meta.engine, build=submission.build)
-            self._recent_artifacts.forget(f"{kept.hash} {place.file_name}")
+            self._recent_artifacts.forget(place)
         return kept
 
     def _remember(self, submission: Submission, kept: Kept) -> None:
@@ -204,8 +204,7 @@ class Store:
     def recall_artifact(self, hash: str, engine: Engine, build: str) -> Artifact | None:
         """Return an artifact from memory. If it is None, call `artifact`."""
         place = Place(hash=hash, engine=engine, build=build)
-        key = f"{hash} {place.file_name}"
-        return self._recent_artifacts.recall(key, lambda: self._objects.artifact_stamp(place))
+        return self._recent_artifacts.recall(place, lambda: self._objects.artifact_stamp(place))
 
     def load(self, hash: str, viewer: Viewer = MANAGER) -> Program:
         """Return a program, verified now or since its files last changed.
@@ -256,7 +255,7 @@ class Store:
         stamp = self._objects.artifact_stamp(place)
         if stamp is None:
             return None
-        artifact = self._recent_artifacts.get(f"{hash} {place.file_name}", stamp)
+        artifact = self._recent_artifacts.get(place, stamp)
         if artifact is None:
             artifact = self._objects.artifact(place)
             if artifact is not None and stamp == self._objects.artifact_stamp(place):
@@ -266,7 +265,7 @@ class Store:
     def _put_artifact(self, place: Place, artifact: Artifact, stamp: tuple[int, ...] | None) -> None:
         if stamp is not None:
             size = len(artifact.code or b"") + _ENTRY_BYTES
-            self._recent_artifacts.put(f"{place.hash} {place.file_name}", stamp, size, artifact)
+            self._recent_artifacts.put(place, stamp, size, artifact)
 
     def put_artifact(self, hash: str, engine: Engine, build: str, artifact: Artifact) -> None:
         """Replace the engine's artifacts by this one. Raises Unstorable, StoreFailed."""
@@ -280,7 +279,7 @@ class Store:
                 before = self._objects.bytes_of(hash)
                 self._objects.put_artifact(place, data)
                 self._state.usage.add(self._objects.bytes_of(hash) - before)
-        self._recent_artifacts.forget(f"{hash} {place.file_name}")
+        self._recent_artifacts.forget(place)
 
     def _verified(self, hash: str) -> Program:
         """Read and verify a program. Raises NotFound, Damaged (after moving it to `damaged/`), StoreFailed."""

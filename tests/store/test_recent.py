@@ -5,7 +5,7 @@ from promptlogd.store.recent import Recent
 
 def test_an_entry_is_dropped_with_its_stamp() -> None:
     """An entry is dropped if its stamp differs, and does not come back with the old stamp."""
-    recent: Recent[str] = Recent(1000)
+    recent: Recent[str, str] = Recent(1000)
     recent.put("a", 1, 10, "A")
     assert recent.get("a", 1) == "A"
     assert recent.get("a", 2) is None
@@ -14,7 +14,7 @@ def test_an_entry_is_dropped_with_its_stamp() -> None:
 
 def test_the_least_recently_used_entry_is_dropped() -> None:
     """The cache never exceeds its maximum size, and does not keep an entry that is too large."""
-    recent: Recent[int] = Recent(1000)
+    recent: Recent[str, int] = Recent(1000)
     for number in range(100):
         recent.put(str(number), 0, 100, number)
         recent.get("0", 0)

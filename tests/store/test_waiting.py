@@ -165,7 +165,7 @@ def test_programs_not_used_recently_are_not_recalled(state: StateFolder, monkeyp
     program = store.load(store.resolve("@x"))
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    recent: Recent[str] = Recent(1000)
+    recent: Recent[str, str] = Recent(1000)
     recent.put("a", 0, 1, "A")
     now = 9.0
     assert recent.recall("a", lambda: 0) == "A"
@@ -281,7 +281,7 @@ def test_files_are_checked_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None
     """For 20 ms a value is recalled without a check of its file; after that a changed file drops it, like `forget`."""
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    recent: Recent[str] = Recent(1000)
+    recent: Recent[str, str] = Recent(1000)
     for key in "ab":
         recent.put(key, 0, 1, key)
     now = 0.01

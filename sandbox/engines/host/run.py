@@ -105,8 +105,9 @@ class Run:
         self._room = room if on_lines is not None else None
         """Room for streamed lines. Other lines are kept here, within the run's limits."""
         if sum(map(len, frame)) <= _JOINED_BYTES:
-            frame = (b"".join(frame),)
-        self._unsent = deque(memoryview(part) for part in frame if part)
+            self._unsent = deque((memoryview(b"".join(frame)),))
+        else:
+            self._unsent = deque(memoryview(part) for part in frame if part)
         self.in_parts = False
         """Whether the job did not fit into the socket at once."""
 
@@ -140,7 +141,8 @@ class Run:
         sent_any = False
         try:
             while self._unsent:
-                self._drop(data.sendmsg(self._unsent))
+                unsent = self._unsent
+                self._drop(data.send(unsent[0]) if len(unsent) == 1 else data.sendmsg(unsent))
                 sent_any = True
         except BlockingIOError:
             self.in_parts = True
@@ -277,12 +279,17 @@ class Run:
 
     def wall_ms(self) -> float:
         """Return the wall time since its start, in ms."""
-        return round((trio.current_time() - self.began) * 1000, 3)
+        return _rounded((trio.current_time() - self.began) * 1000)
 
     def result(self, outcome: Verdict, *, cpu_ms: float, wall_ms: float, peak_bytes: int) -> Result:
         """Return the result of the job."""
-        usage = Usage(cpu_ms=round(cpu_ms, 3), wall_ms=wall_ms, peak_memory_bytes=peak_bytes)
+        usage = Usage(cpu_ms=_rounded(cpu_ms), wall_ms=wall_ms, peak_memory_bytes=peak_bytes)
         return Result(outcome=outcome, logs=self._logs, logs_truncated=self._truncated, usage=usage)
+
+
+def _rounded(ms: float) -> float:
+    """Round to microseconds. Takes half of the time of `round(ms, 3)`, which prints the number and parses it."""
+    return round(ms * 1000) / 1000
 
 
 def is_quiet(data: socket.socket) -> bool:
