@@ -227,10 +227,10 @@ class PendingRun:
 
     def _taken(self, cell: Cell | StartError) -> None:
         self._waiter = None
-        if isinstance(cell, Cell):
-            self._begin(cell)
-        else:
+        if isinstance(cell, Exception):  # not `isinstance(cell, Cell)`, which is slow for an abstract class
             self._fail(_refusal(cell))
+        else:
+            self._begin(cell)
 
     def _begin(self, cell: Cell) -> None:
         self._cell = cell

@@ -16,6 +16,7 @@ message of the process is hostile and never raises: at worst it ends the run.
 from __future__ import annotations
 
 from enum import Enum, auto
+from typing import cast
 
 from sandbox.protocol.events import LAST, Call, Last, Log, Maybe, Message, Refused, Trusted, Wait
 
@@ -131,14 +132,14 @@ class Machine:
             state = OUT_OF_PLACE[self.state]
             if state is _ENDING:
                 return self._end(Trusted.MALFORMED)
+        elif state is _SAID:
+            self.last = cast(Last, message)  # TRANSITIONS leads to SAID for the messages of LAST only
         elif isinstance(message, Maybe):
             self.maybe = message.last
         elif isinstance(message, Call):
             return self._called(message)
         elif isinstance(message, Wait):
             return self._waits(message)
-        elif not isinstance(message, Log):
-            self.last = message
         self.state = state
         return state
 

@@ -116,7 +116,7 @@ class QuickJSCell(Cell):
         default, limits = self.plan.default, job.limits
         try:
             if (limits.cpu_ms, limits.memory_bytes) == (default.cpu_ms, default.memory_bytes):
-                self._hand_over(run)
+                self._hand_over(run, run.began)
             else:
                 self._set_limits(run, limits)
         except CellLost:
@@ -224,10 +224,9 @@ class QuickJSCell(Cell):
         else:
             self._lose(run, "it was closed")
 
-    def _hand_over(self, run: Run) -> None:
+    def _hand_over(self, run: Run, now: float) -> None:
         """Send the job. Raises CellLost."""
         run.machine.happen(Trusted.JOB)
-        now = trio.current_time()
         limits = run.job.limits
         run.wall_at = now + limits.wall_ms / 1000
         self._watch.arm(limits.wall_ms)
@@ -271,7 +270,7 @@ class QuickJSCell(Cell):
         if run.machine.state is State.STARTING:
             run.machine.happen(Trusted.READY)
             try:
-                self._hand_over(run)
+                self._hand_over(run, trio.current_time())
             except CellLost as error:
                 self.retire()
                 self._lose(run, str(error))
