@@ -52,12 +52,12 @@ class Link:
             self._loop.add_reader(self._epoll.fileno(), self._work)
             self._has_leader = True
         self._timers: dict[float, WaitTimer] = {}
-        """For asyncio, by the seconds of `wait_within`."""
+        """For asyncio, by the seconds of `wait_within`: the HTTP server uses two values."""
 
     def is_gone(self) -> bool:
         """Return whether the connection is lost. If no task receives, read the socket first to find out."""
-        if self._loop is not None and not self._loop.is_running():
-            self.lose()  # it belongs to an event loop that has ended
+        if self._loop is not _asyncio_loop():
+            self.lose()  # it belongs to another event loop, which has probably ended
         if not self.is_lost and not self.waiting and self._epoll.poll(0, 1):
             while self._receive():
                 pass

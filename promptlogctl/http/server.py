@@ -68,7 +68,7 @@ class Protocol(HttpToolsProtocol):
         self._on_disconnect: Callable[[], None] | None = None
         """What the application wants to be called when the client of that request disconnects."""
         self._idle_since_s = math.inf
-        """Time of the event loop of the last response, if nothing has arrived since."""
+        """Time of the event loop of the last response. Infinite if data has arrived since: it is not idle."""
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     # --- the connection -----------------------------------------------------------------------------------------------
@@ -181,6 +181,11 @@ class Protocol(HttpToolsProtocol):
         _Base.on_message_begin(self)
         self._in_head, self._is_complete = True, False
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Handle a header. Drop a trailer, which uvicorn would add to the headers."""
+        if self._in_head:
+            _Base.on_header(self, name, value)
+
     def on_headers_complete(self) -> None:
         """Handle the end of the head."""
         if self.parser.should_upgrade() and any(
@@ -191,7 +196,6 @@ class Protocol(HttpToolsProtocol):
             raise ValueError("Upgrade with a body")
         _Base.on_headers_complete(self)  # raises if the target is malformed or too long for uvicorn
         self._in_head, self._message_bytes = False, 0
-        self.headers = []  # uvicorn would add trailers to the list of headers that the application has
         self._stop("head")
 
     def on_message_complete(self) -> None:
@@ -242,7 +246,7 @@ class Protocol(HttpToolsProtocol):
             self.loop.call_soon(self._feed)
 
     def _unset_keepalive_if_required(self) -> None:
-        """Handle the arrival of data: the connection is not idle. uvicorn stops its timer here."""
+        """Note that the connection is not idle. uvicorn calls this at each arrival of data, to stop its own timer."""
         self._idle_since_s = math.inf
 
     def _close_if_idle(self) -> None:
