@@ -32,12 +32,14 @@ class _Disk:
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
         self.staged = threading.Event()
-        self.fails = False
+        self.fails = self.has_bug = False
 
     def stage(self) -> Any:
         self._note("stage")
         if self.fails:
             raise StoreFailed("the disk is broken")
+        if self.has_bug:
+            raise ZeroDivisionError
         self.staged.set()
         return "staged"
 
@@ -155,6 +157,16 @@ async def test_an_error_of_the_disk_while_the_check_runs() -> None:
     with pytest.raises(RequestError, match="the disk is broken") as refused:
         await storing.finish(_ARTIFACT)
     assert refused.value.code == "internal"
+    await storing.end()
+    assert disk.names == ["stage"]
+
+
+async def test_an_error_of_the_thread_does_not_hide_that_of_the_check() -> None:
+    """If the thread fails because of a defect, `end` only logs it, so that the client gets the check's error."""
+    disk = _Disk()
+    disk.has_bug = True
+    storing = _storing(disk)
+    await storing.begin()
     await storing.end()
     assert disk.names == ["stage"]
 

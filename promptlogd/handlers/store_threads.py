@@ -52,13 +52,13 @@ class StoreThreads:
         """Return the result of `work`, which writes. It cannot be cancelled once it has a thread."""
         return await self._writes.run(principal, work, ALWAYS_ROOM, abandon_on_cancel=False)
 
-    def start_write(self, principal: Principal, work: Callable[[], None]) -> Started | None:
+    def start_write(self, principal: Principal, work: Callable[[], None]) -> StartedCall | None:
         """Start `work`, which writes, in a thread. None if no thread is free: then call `write`."""
         return self._writes.start(principal, work)
 
 
-class Started:
-    """A call in a thread that has started."""
+class StartedCall:
+    """A call that a worker thread executes."""
 
     def __init__(self, work: Callable[[], None], release: Callable[[], None]) -> None:
         """`release`: called on the loop when the call has ended."""
@@ -122,7 +122,7 @@ class _Threads:
                             work, limiter=self._threads, abandon_on_cancel=abandon_on_cancel
                         )
 
-    def start(self, principal: Principal, work: Callable[[], None]) -> Started | None:
+    def start(self, principal: Principal, work: Callable[[], None]) -> StartedCall | None:
         """Start `work` now. None if that would exceed a limit, or if the system has no thread left."""
         borrower = object()
         if not self._connections.take(principal.connection, borrower):
@@ -145,7 +145,7 @@ class _Threads:
             release()
             return None
         try:
-            return Started(work, end)
+            return StartedCall(work, end)
         except RuntimeError:
             end()
             return None

@@ -13,7 +13,7 @@ import trio
 from promptlogd.checks import SMALL_BYTES, Checks
 from promptlogd.collector import Collector, Who
 from promptlogd.handlers.rights import Rights
-from promptlogd.handlers.store_threads import Started, StoreThreads
+from promptlogd.handlers.store_threads import StartedCall, StoreThreads
 from promptlogd.handlers.stored_quotas import stored_quotas
 from promptlogd.journal import Entry, Journal
 from promptlogd.log_fields import about
@@ -31,7 +31,8 @@ _log = logging.getLogger(__name__)
 _DISCARD_S = 5.0
 """Time limit for discarding a program that was not stored."""
 _CHECK_WAIT_S = 0.005
-"""Time that a thread waits for the end of the check. Others may need the thread."""
+"""Time that a thread waits for the end of the check. After it, other submits may use the thread, and another thread
+publishes the program."""
 
 
 class SubmitHandler:
@@ -172,7 +173,7 @@ class _Storing:
         self._kept: Kept | None = None
         self._artifact: Artifact | None = None
         """Set if the check has ended without an error."""
-        self._started: Started | None = None
+        self._started: StartedCall | None = None
         self._checked = Lock()
         """Locked until the check has ended."""
         self._checked.acquire()
@@ -216,8 +217,12 @@ class _Storing:
 
     async def end(self) -> None:
         """Discard the program, unless it was published."""
-        with suppress(RequestError):
+        try:
             await self._end_check()
+        except RequestError:
+            pass  # the check's error matters, or the client has been told
+        except Exception:
+            _log.exception("a program could not be written")
         staged = self._staged
         if staged is not None and self._kept is None:
             # If the disk hangs or no thread can start, the next start of the daemon removes it.

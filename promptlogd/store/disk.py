@@ -38,21 +38,20 @@ def write_files(folder: int, files: dict[str, bytes], *, wait: bool = True) -> N
     The writes of all files start before the first is waited for, so that a journaling file system commits them
     together. `folder`: its descriptor. `wait`: if false, the kernel writes them at any later time.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptors = []
-    try:
+    with ExitStack() as opened:
+        descriptors = []
         for name, data in files.items():
-            descriptors.append(os.open(name, flags, 0o600, dir_fd=folder))
-            write_all(descriptors[-1], data)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(name, flags, 0o600, dir_fd=folder)
+            opened.callback(os.close, descriptor)
+            write_all(descriptor, data)
+            descriptors.append(descriptor)
         if not wait:
             return
         for descriptor in descriptors:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # starts the write-back of dirty pages
         for descriptor in descriptors:
             os.fsync(descriptor)
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
 
 
 @contextmanager

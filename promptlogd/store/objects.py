@@ -100,8 +100,9 @@ class Objects:
             self._check_programs_folder(hash)
             return False
         except OSError as error:
-            with self._programs_and_shelf(hash):  # raises another error if the shelf can't be opened
-                raise read_error(hash, error) from error
+            with suppress(FileNotFoundError), self._programs_and_shelf(hash):
+                pass  # otherwise it raises a better error, because the shelf can't be opened
+            raise read_error(hash, error) from error
         return True
 
     def _check_programs_folder(self, hash: str) -> None:
@@ -145,12 +146,15 @@ class Objects:
             if replaces:
                 self.set_aside(hash)
             with self._programs_and_shelf(hash) as (programs, shelf):
-                _rename_durably((programs, staged.name), (shelf, hash[2:]), shelf=shelf)
+                try:
+                    _rename_durably((programs, staged.name), (shelf, hash[2:]), shelf=shelf)
+                except OSError as error:
+                    if error.errno in _IS_THERE:
+                        raise AlreadyThere(hash) from error
+                    raise
         except BaseException as error:
             self.discard(staged)
             if isinstance(error, OSError):
-                if error.errno in _IS_THERE:
-                    raise AlreadyThere(hash) from error
                 raise store_error(_NOT_KEPT, error) from error
             raise
 

@@ -16,6 +16,7 @@ from promptlogd.store.errors import (
     NotYours,
     ProgramUnreadable,
     StoreFailed,
+    StoreOverQuota,
     store_error,
 )
 from promptlogd.store.holders import Holder, Owner, with_holder, without_holders
@@ -66,6 +67,10 @@ class Submissions:
             except AlreadyThere:
                 staged = replace(staged, folder=None, claim=None)
                 submission = replace(submission, staged=staged)
+            except StoreOverQuota:
+                if not self._objects.has(hash):
+                    raise
+                # A program that is stored already takes no more room.
             else:
                 return _kept_new(staged.meta, hash, placing)
         try:

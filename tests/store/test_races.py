@@ -88,14 +88,19 @@ def test_reading_while_removing_and_submitting(folder: Path) -> None:
     assert list((folder / "damaged").iterdir()) == []
 
 
-def test_the_same_program_staged_twice(folder: Path) -> None:
-    """If two users submit the same new program at the same time, it is published once, and both hold it."""
+@pytest.mark.parametrize("full", [False, True])
+def test_the_same_program_staged_twice(folder: Path, full: bool) -> None:
+    """If two users submit the same new program at the same time, it is published once, and both hold it, even if the
+    store is full by then."""
     store = Store.open(folder)
     store.usage.count()
     program = text(b"return 'both'")
     staged = [store.stage(program, uid=uid, visibility="own") for uid in (7, 8)]
     assert None not in [one.folder for one in staged]
-    kept = [store.keep(Submission(staged=one, artifact=ARTIFACT, build=BUILD)) for one in staged]
+    kept = [store.keep(Submission(staged=staged[0], artifact=ARTIFACT, build=BUILD))]
+    if full:
+        store.usage.max_bytes = 1
+    kept.append(store.keep(Submission(staged=staged[1], artifact=ARTIFACT, build=BUILD)))
     assert [one.stored for one in kept] == [True, False]
     used = store.usage.bytes
     assert used == store.usage.count()
