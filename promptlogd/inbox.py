@@ -31,7 +31,7 @@ AT_ONCE = (Cancel, Ping, Stats, BadMessage)
 """Requests that are answered when they are read, with a short reply. Others may wait, as may many `stats`."""
 
 _NOT_NOW = (Unread, ProtocolError)
-"""What the connection's own task handles."""
+"""Events that `_read_now` leaves to the connection's own task."""
 
 
 def _drop(request: Request | BadMessage) -> None:

@@ -29,7 +29,9 @@ class Ranking(Generic[_T]):
 
     def remove(self, number: float, order: int) -> None:
         """Remove the item that was added with these two numbers."""
-        del self._entries[bisect_left(self._entries, (number, order))]
+        at = bisect_left(self._entries, (number, order))
+        assert self._entries[at][:2] == (number, order)
+        del self._entries[at]
 
     def move(self, before: float, after: float, order: int, thing: _T) -> None:
         """Change the number of an item."""

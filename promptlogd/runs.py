@@ -260,9 +260,12 @@ class PendingRun:
             self._release(charge_ms)  # first, because waking the client may take the core from the daemon
             self._end(result)
             return
+        # Nobody waits for the slot, so the reply goes first. Until it is sent, a cancellation must not return the slot.
+        ticket, self._ticket = self._ticket, None
         try:
             self._end(result)
         finally:
+            self._ticket = ticket
             self._release(charge_ms)
 
     def _lost(self) -> None:

@@ -141,6 +141,15 @@ async def test_closed_connections_are_not_kept_by_the_rankings() -> None:
     assert not remembered
 
 
+@within_a_minute
+async def test_the_ranking_of_many_connections_is_not_left_to_one_turn() -> None:
+    """While thousands of connections of one process have waiting runs, only a few of them are not ranked yet."""
+    admission = Admission(concurrent=1, queue=4000, queue_bytes=1 << 20, cells={"quickjs": Cells(0)})
+    for connection in range(3000):
+        ticket = admission.ask(client(connection), "quickjs", lambda _: None)
+    assert len(ticket.path.client.unranked) < 256
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(0, 3), st.booleans()), max_size=60))
 def test_the_refused_run_belongs_to_the_client_with_the_most_in_the_queue(

@@ -15,7 +15,7 @@ from promptlogd.principal import Principal
 from promptlogd.principals import Ticket
 from promptlogd.refusal import RequestError
 from promptlogd.room import Room
-from promptlogd.runs import Runs
+from promptlogd.runs import PendingRun, Runs
 from sandbox.cells.cell import Cell, Done, OnLines
 from sandbox.cells.job import Job, Result
 from sandbox.cells.lending import Taken, Waiter
@@ -269,6 +269,23 @@ async def test_an_error_when_a_cell_takes_a_run_affects_only_that_run(
         rig.cells[1].end()
         assert rig.results[1:] == [_ENDED]
         assert "closing a cell failed" not in caplog.text
+
+
+async def test_a_run_is_charged_whatever_its_reply_does(plan: Plan) -> None:
+    """If the reply fails, or the run is cancelled meanwhile, the slot is returned once and the run is charged."""
+    async with _a_rig(plan, False) as rig:
+        pending: list[PendingRun] = []
+
+        def reply(result: Result | RequestError) -> None:
+            rig.results.append(result)
+            pending[0].cancel()
+            raise ZeroDivisionError
+
+        pending.append(rig.runs.start(_JOB, _CLIENT, reply))
+        with pytest.raises(ZeroDivisionError):
+            rig.cells[0].end()
+        assert rig.results == [_ENDED]
+        assert (rig.admission.running, rig.admission.free, rig.admission.finished) == (0, 1, 1)
 
 
 async def test_a_cancelled_start_keeps_its_slot_until_it_ends(plan: Plan) -> None:

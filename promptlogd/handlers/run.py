@@ -32,7 +32,7 @@ from sandbox.cells.job import Job, Result
 from sandbox.engines import ENGINES
 from sandbox.engines.host.engine_host import EngineHost
 from sandbox.limits import Limits
-from sandbox.outcome import Cancelled, LogLine, Usage
+from sandbox.outcome import Cancelled, LogLine, Outcome, Usage
 from sandbox.program import Artifact, Engine, Program
 from sandbox.protocol.events import Checked, Value
 from sandbox.protocol.frames import Task
@@ -369,18 +369,24 @@ class _Run:
     def _reply(self, result: Result) -> None:
         outcome = result.outcome
         assert not isinstance(outcome, Checked | Value)  # a run is not a check, and its result was decoded
-        self._sink.reply(  # first, because the client waits for it
-            Finished(
-                id=self._request.id,
-                hash=self.hash,
-                outcome=outcome,
-                logs=result.logs,
-                logs_truncated=result.logs_truncated,
-                usage=result.usage,
-                engine_version=self._handler.hosts[self._engine].version if self._engine else "",
-                limits=self._limits,
+        try:
+            self._sink.reply(  # first, because the client waits for it
+                Finished(
+                    id=self._request.id,
+                    hash=self.hash,
+                    outcome=outcome,
+                    logs=result.logs,
+                    logs_truncated=result.logs_truncated,
+                    usage=result.usage,
+                    engine_version=self._handler.hosts[self._engine].version if self._engine else "",
+                    limits=self._limits,
+                )
             )
-        )
+        finally:
+            self._count(result, outcome)
+
+    def _count(self, result: Result, outcome: Outcome) -> None:
+        """Count the run, and note it in the journal and, without a result, in the log."""
         if self._stored:
             self._handler.record_run(self.hash, self._principal)
         kind = str(outcome.__struct_config__.tag)

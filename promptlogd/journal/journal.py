@@ -9,12 +9,12 @@ import sqlite3
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from promptlogd.config import JournalSettings
-from promptlogd.journal.database import FILE, FILES, Database
+from promptlogd.journal.database import FILE, FILES, Database, Row
 from promptlogd.journal.entry import Entry
 from promptlogd.journal.filter import Filter
 from promptlogd.journal.row import row_of
@@ -25,11 +25,13 @@ from promptlogd.wire.messages import JournalCounts, JournalEntry, JournalSum
 
 _log = logging.getLogger(__name__)
 _R = TypeVar("_R")
+_T = TypeVar("_T")
 
 _QUEUE_ENTRIES, _QUEUE_BYTES = 20_000, 16 << 20
 """Limits of the queue. Above them, entries are dropped, or lose their texts."""
-AT_ONCE = 50
-"""Entries that are written at once: 0.5 ms, in which the event loop waits for the interpreter's lock."""
+BATCH_ENTRIES = 50
+"""Entries that are handled between two pauses: 0.3 ms, in which the event loop waits for the interpreter's lock. As
+many as one statement of the database takes."""
 _RETAIN_S = 60.0
 """Interval between removals of old entries."""
 _RETAIN_BATCHES = 100
@@ -130,7 +132,7 @@ class Journal:
     def flush(self, pause: Callable[[], None] = lambda: None) -> None:
         """Write the queue, and remove entries above the limits. Blocks. Errors of the disk are logged.
 
-        `pause`: called after every AT_ONCE entries, so that the event loop gets the interpreter's lock in between.
+        `pause`: called after every BATCH_ENTRIES, so that the event loop gets the interpreter's lock in between.
         """
         with self._writing:
             if self._database is None and self._settings.enabled and not self._closed:
@@ -153,12 +155,15 @@ class Journal:
     def _write(self, database: Database, entries: list[Entry], pause: Callable[[], None]) -> None:
         unwritten = len(entries)
         try:
-            for at in range(0, len(entries), AT_ONCE):
-                rows = [row_of(entry, self._key, self._settings) for entry in entries[at : at + AT_ONCE]]
-                size = sum(len(row[-1] or "") for row in rows)
-                self._make_room(database, len(rows), size)  # before the write, so that the file does not grow
-                database.append(rows)
-                unwritten -= len(rows)
+            rows: list[Row] = []
+            for batch in _batches(entries):
+                rows += [row_of(entry, self._key, self._settings) for entry in batch]
+                pause()
+            size = sum(len(row[-1] or "") for row in rows)
+            self._make_room(database, len(rows), size)  # before the write, so that the file does not grow
+            for written in _batches(rows):
+                database.append(written)
+                unwritten -= len(written)
                 pause()
             if time.monotonic() - self._retained_at > _RETAIN_S:
                 self._retained_at = time.monotonic()
@@ -279,3 +284,8 @@ class Journal:
                 database.close()
             if self._lost > self._logged_lost:
                 self._log_lost(at_once=True)
+
+
+def _batches(items: list[_T]) -> Iterator[list[_T]]:
+    for at in range(0, len(items), BATCH_ENTRIES):
+        yield items[at : at + BATCH_ENTRIES]

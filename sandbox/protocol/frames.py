@@ -177,7 +177,7 @@ class Decoder:
             data = self._held.popleft()
         before = len(self._token)
         buffer: bytes | bytearray = data  # most outputs arrive as a whole, and need no copy
-        if self._buffer or before:  # with a token, `partial` is needed also after Malformed
+        if self._buffer or before:  # with a token (Deno), `partial` must be right even after Malformed
             self._buffer += data
             buffer = self._buffer
         messages: list[Message] = []

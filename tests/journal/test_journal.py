@@ -20,7 +20,7 @@ from promptlogd.journal import database as database_module
 from promptlogd.journal import journal as journal_module
 from promptlogd.journal.database import FILE, Database, TooSlow
 from promptlogd.journal.filter import Filter
-from promptlogd.journal.journal import AT_ONCE
+from promptlogd.journal.journal import BATCH_ENTRIES
 from promptlogd.principal import Principal
 from promptlogd.store.errors import StoreUnsafe
 from promptlogd.wire.messages import JournalSums, Run
@@ -124,20 +124,21 @@ def test_a_flush_pauses_between_a_few_entries(journal: Journal) -> None:
     stored: list[int] = []
 
     def pause() -> None:
-        stored.append(len(_outcomes(journal)))
-        if len(stored) == 5:
+        stored.append(len(_outcomes(journal)) // BATCH_ENTRIES)
+        if len(stored) == 9:
             raise sqlite3.OperationalError("the disk is full")
 
-    for _ in range(2 * AT_ONCE + 1):
+    for _ in range(2 * BATCH_ENTRIES):
         journal.note(_run())
     journal.flush(pause)
-    assert stored == [AT_ONCE, 2 * AT_ONCE, 2 * AT_ONCE + 1]
-    for _ in range(3 * AT_ONCE):
+    assert stored == [0, 0, 1, 2]  # two pauses while the rows are made, and two while they are written
+    for _ in range(3 * BATCH_ENTRIES):
         journal.note(_run())
     journal.flush(pause)
+    assert stored[4:] == [2, 2, 2, 3, 4]
     counts = journal.counts()
     assert counts is not None
-    assert counts.lost == AT_ONCE
+    assert counts.lost == BATCH_ENTRIES
 
 
 def test_filters(journal: Journal) -> None:

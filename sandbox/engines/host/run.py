@@ -202,7 +202,8 @@ class Run:
                 parts.append(received)
                 if len(received) < size:
                     # There is no more. A stream socket returns less than it holds only at a descriptor or at
-                    # out-of-band data (unix(7)), and a child can send neither: it can only write(2).
+                    # out-of-band data (unix(7)). The seccomp policies allow only writes, which can send neither.
+                    # With SO_PASSCRED (Deno), a read also ends where the data of another process begins.
                     break
                 size = _READ_BYTES
         except OSError:  # BlockingIOError: that was all

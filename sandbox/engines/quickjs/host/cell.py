@@ -74,8 +74,8 @@ class QuickJSCell(Cell):
         super().__init__(plan, identity, process, reactor)
         self._data = data
         self._control = control
-        self._news = select.poll()
-        self._news.register(control, select.POLLIN)
+        self._control_poll = select.poll()
+        self._control_poll.register(control, select.POLLIN)
         self._room_bytes = room_bytes
         self._events = 0
         """Events for which the reactor waits on the data socket."""
@@ -469,7 +469,7 @@ class QuickJSCell(Cell):
     def _refuse_if_disturbed(self) -> None:
         """Raise CellLost and retire if control has any message since the last run, because then the blank child has
         died."""
-        if self.usable and not self._news.poll(0):
+        if self.usable and not self._control_poll.poll(0):
             return
         self.retire()
         raise CellLost("its blank child or its zygote died")
