@@ -41,7 +41,8 @@ from typing import Protocol, cast
 import trio
 
 from promptlogd.principal import Principal
-from promptlogd.principals import Granted, Node, Path, Ticket, Tree
+from promptlogd.principal_tree import Tree
+from promptlogd.principals import Granted, Node, Path, Ticket
 from promptlogd.quotas import NO_CAPS, Caps, used_up
 from promptlogd.refusal import RequestError, busy
 from promptlogd.room import ALWAYS_ROOM, Room

@@ -42,15 +42,6 @@ class Ranking(Generic[_T]):
         del entries[bisect_left(entries, (before, order))]
         insort(entries, (after, order, thing))
 
-    def put(self, before: float, after: float, order: int, thing: _T) -> None:
-        """Change the number of an item that is in the ranking only while its number is not zero."""
-        if before and after:
-            self.move(before, after, order, thing)
-        elif before:
-            self.remove(before, order)
-        elif after:
-            self.add(after, order, thing)
-
     @property
     def least(self) -> tuple[float, int, _T]:
         """The first entry: number, order, item."""

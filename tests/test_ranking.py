@@ -17,7 +17,10 @@ def test_the_order_is_right_after_any_changes() -> None:
         if before and after and chance.random() < 0.5:
             ranking.move(before, after, order, f"{order}")
         else:
-            ranking.put(before, after, order, f"{order}")
+            if before:
+                ranking.remove(before, order)
+            if after:
+                ranking.add(after, order, f"{order}")
         if after:
             numbers[order] = after
         else:

@@ -86,6 +86,12 @@ class Problem(Exception):
             after_s = ceil(after_ms / 1000) if isinstance(after_ms, int | float) else RETRY_AFTER_S
             self.headers.setdefault("retry-after", str(max(1, after_s)))
 
+    def last_response(self) -> bytes:
+        """Return the whole response, for a connection that the server then closes."""
+        body = self.body()
+        head = f"HTTP/1.1 {self.status} {self.code}\r\ncontent-type: application/problem+json\r\n"
+        return f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body
+
     def body(self) -> bytes:
         """Return the problem details. `error` repeats the detail, for clients that read only this member."""
         members = {

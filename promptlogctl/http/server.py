@@ -295,9 +295,6 @@ class Protocol(HttpToolsProtocol):
         can_answer = cycle is None or cycle.response_complete or not (cycle.response_started or self.pipeline)
         if can_answer:
             self._disconnect(cycle)  # the application may wait for the rest of a body
-            body = Problem(status, code, detail).body()
-            head = f"HTTP/1.1 {status} {code}\r\ncontent-type: application/problem+json\r\n"
-            head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-            self.transport.write(head.encode() + body)
+            self.transport.write(Problem(status, code, detail).last_response())
         self.transport.close()
         self._abort_later()

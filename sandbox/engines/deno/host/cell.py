@@ -26,7 +26,8 @@ from sandbox.engines.deno.host.accounts import Accounts
 from sandbox.engines.deno.host.job import READY, TOKEN_BYTES, frame
 from sandbox.engines.deno.host.process import DenoProcess
 from sandbox.engines.deno.host.run import DenoRun
-from sandbox.engines.host.run import Run, is_quiet
+from sandbox.engines.host.run import Run
+from sandbox.engines.host.sockets import is_quiet
 from sandbox.errors import CellLost, CellStartError
 from sandbox.jail.cell_cgroup import Group
 from sandbox.jail.identities import Identity

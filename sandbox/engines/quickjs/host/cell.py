@@ -22,7 +22,8 @@ from sandbox.cells.plan import Plan
 from sandbox.cells.process import only_child
 from sandbox.cells.reactor import READ, WRITE, Reactor
 from sandbox.cells.watch import Watch
-from sandbox.engines.host.run import Reading, Run, is_quiet
+from sandbox.engines.host.run import Reading, Run
+from sandbox.engines.host.sockets import is_quiet
 from sandbox.engines.quickjs.host import stack
 from sandbox.engines.quickjs.host.control import REPORT_BYTES, kill_message, limits_message, read_report
 from sandbox.engines.quickjs.host.job import frame

@@ -15,7 +15,7 @@ from sandbox.cells.plan import Plan
 from sandbox.cells.process import only_child, watch_only_child
 from sandbox.cells.reactor import Reactor
 from sandbox.cells.watch import Watch
-from sandbox.engines.host.run import make_room
+from sandbox.engines.host.sockets import make_room
 from sandbox.engines.quickjs.host.cell import KILL_S, QuickJSCell
 from sandbox.engines.quickjs.host.control import READY, REPORT_BYTES
 from sandbox.errors import CellStartError, WatchdogError
