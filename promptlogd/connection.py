@@ -264,7 +264,7 @@ class Connection:
 
     def has_room(self) -> bool:
         """Whether this client, and those that share its memory budgets, read their replies fast enough."""
-        return self._budget.may_begin
+        return not self._budget.replies.is_over()
 
     def when_room(self, callback: Callable[[], None]) -> None:
         """Call back once they have read enough replies."""
@@ -323,7 +323,8 @@ class Connection:
         self._budget.requests.release(held_bytes)
         self._clients.unanswered -= 1
         self._clients.wake_if_idle()
-        self._note_progress()
+        if self._progress is not None:
+            self._note_progress()
 
     def _note_progress(self) -> None:
         progress, self._progress = self._progress, None

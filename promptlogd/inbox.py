@@ -156,8 +156,10 @@ class Inbox:
         except Exception as error:
             self._error = error
             return False
-        self._count_buffered()
-        return not session.mid_frame
+        buffered = session.buffered_bytes
+        if buffered or self._counted:
+            self._count_buffered()
+        return not buffered
 
     async def _receive(self) -> bytes | None:
         """Wait until the client may be read from, and read available data. None if there was none."""

@@ -210,11 +210,6 @@ class Node:
             for engine in self.offers:
                 self.parent.by_service[engine].move(before_ms, after_ms, self.number, self)
 
-    def learn(self, charge_ms: float) -> None:
-        """Update the mean with the charge of a run below this node."""
-        mean_ms = self.mean_ms
-        self.mean_ms = charge_ms if mean_ms is None else mean_ms + _NEWEST_WEIGHT * (charge_ms - mean_ms)
-
     @property
     def ahead_ms(self) -> float:
         """Difference between its service and its parent's clock."""
@@ -269,13 +264,27 @@ class Path(msgspec.Struct, frozen=True, eq=False):
             node.running += 1
             if node.service_ms > parent.clock_ms:
                 parent.clock_ms = node.service_ms
-            node.serve(estimate_ms)
+            if node.offers:
+                node.serve(estimate_ms)
+            else:
+                node.service_ms += estimate_ms
         return tuple(estimates)
+
+    def learn(self, charge_ms: float) -> None:
+        """Update the mean of each node and of the root with the charge of a run."""
+        root = self.user.parent
+        assert root is not None
+        for node in (*self.nodes, root):
+            mean_ms = node.mean_ms
+            node.mean_ms = charge_ms if mean_ms is None else mean_ms + _NEWEST_WEIGHT * (charge_ms - mean_ms)
 
     def charge(self, charge_ms: float, estimates: tuple[float, ...]) -> None:
         """Replace the estimates of a run by its charge."""
         for node, estimate_ms in zip(self.nodes, estimates, strict=True):
-            node.serve(charge_ms - estimate_ms)
+            if node.offers:
+                node.serve(charge_ms - estimate_ms)
+            else:  # its parent does not rank it: no call, in the path of each run
+                node.service_ms += charge_ms - estimate_ms
 
 
 Granted = Callable[["Ticket | RequestError"], None]

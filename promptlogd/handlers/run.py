@@ -41,6 +41,9 @@ _log = logging.getLogger(__name__)
 _HASH_S = 5.0
 """Time limit for hashing a large source of a run that is cancelled at the same time."""
 
+_Found = tuple[Program, Artifact | None, Engine]
+"""A program, its artifact if there is one for the engine, and the engine of the run."""
+
 _NO_USAGE = Usage(cpu_ms=0.0, wall_ms=0.0, peak_memory_bytes=0)
 
 
@@ -90,7 +93,7 @@ class RunHandler:
             run.begin_later(lambda: self._large(run, request, principal))
             return
         stored = request.hash is not None
-        found = self._recall(request, principal) if stored else (self._of_source(request), None)
+        found = self._recall(request, principal) if stored else self._unstored(request)
         if found is None:
             run = _Run(self, principal, request, sink, request.hash or "", stored=False)
             if sink.cancelled:
@@ -98,21 +101,22 @@ class RunHandler:
                 return
             run.begin_later(lambda: self._read(run, request, principal))
             return
-        program, artifact = found
+        program, artifact, engine = found
         run = _Run(self, principal, request, sink, program.hash, stored=stored)
         run.kept_for = program.engine if stored else None
         if sink.cancelled:
             run.end_unbegun()
             return
-        job = self._job(request, program, artifact, principal)
+        job = self._job(request, program, artifact, engine, principal)
         if self._is_checked_apart(job):
             run.begin_later(lambda: self._checked(job, principal))
         else:
             run.begin(job)
 
-    def _job(self, request: Run, program: Program, artifact: Artifact | None, principal: Principal) -> Job:
+    def _job(
+        self, request: Run, program: Program, artifact: Artifact | None, engine: Engine, principal: Principal
+    ) -> Job:
         """Return the job of a run. Raises RequestError if the request is invalid."""
-        engine = self._engine(request, program)
         return Job(
             task=Task.CHECK_AND_RUN if artifact is None else Task.RUN,
             source=program.source,
@@ -148,7 +152,8 @@ class RunHandler:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _HASH_S):
             program = await trio.to_thread.run_sync(self._of_source, request)
         run.hash = program.hash
-        return await self._checked(self._job(request, program, None, principal), principal)
+        engine = self._engine(request, program)
+        return await self._checked(self._job(request, program, None, engine, principal), principal)
 
     async def _checked(self, job: Job, principal: Principal) -> Job | Unparsed:
         checked = await self._checks.check(job.source, job.engine, job.language, principal)
@@ -167,8 +172,13 @@ class RunHandler:
         check_size("prompt", utf8_bytes(request.prompt), bounds.prompt_kb * 1024)
         check_size("env", len(memoryview(request.env)), bounds.env_kb * 1024)
 
-    def _recall(self, request: Run, principal: Principal) -> tuple[Program, Artifact | None] | None:
-        """Return a stored program, and its artifact if its own engine runs it. None unless both are cached.
+    def _unstored(self, request: Run) -> _Found:
+        """Return the program of a request with a source. Raises RequestError."""
+        program = self._of_source(request)
+        return program, None, self._engine(request, program)
+
+    def _recall(self, request: Run, principal: Principal) -> _Found | None:
+        """Return a stored program, its artifact if its own engine runs it, and the engine. None unless both are cached.
 
         Raises RequestError.
         """
@@ -178,30 +188,30 @@ class RunHandler:
             return None
         engine = self._engine(request, program)
         if engine != program.engine:
-            return program, None
+            return program, None, engine
         artifact = self._store.recall_artifact(program.hash, engine, self.hosts[engine].artifact_build)
-        return None if artifact is None else (program, artifact)
+        return None if artifact is None else (program, artifact, engine)
 
     async def _read(self, run: _Run, request: Run, principal: Principal) -> Job | Unparsed:
         """Read a stored program from the disk, and check it if necessary. Raises RequestError."""
         viewer = self._rights.viewer(principal)
-        program, artifact = await self._threads.read(principal, lambda: self._load(request, viewer))
+        program, artifact, engine = await self._threads.read(principal, lambda: self._load(request, viewer))
         run.found(program)
-        job = self._job(request, program, artifact, principal)
+        job = self._job(request, program, artifact, engine, principal)
         if job.task is Task.RUN:
             return job
         if job.engine == program.engine:
             return await self._check_again(program, job, principal)
         return await self._checked(job, principal) if self._is_checked_apart(job) else job
 
-    def _load(self, request: Run, viewer: Viewer) -> tuple[Program, Artifact | None]:
+    def _load(self, request: Run, viewer: Viewer) -> _Found:
         """Like `_recall`, but read from the disk. The artifact is None if it is missing."""
         assert request.hash is not None
         program = self._store.load(self._store.resolve(request.hash, viewer), viewer)
         engine = self._engine(request, program)
         if engine != program.engine:
-            return program, None
-        return program, self._store.artifact(program.hash, engine, self.hosts[engine].artifact_build)
+            return program, None, engine
+        return program, self._store.artifact(program.hash, engine, self.hosts[engine].artifact_build), engine
 
     def _of_source(self, request: Run) -> Program:
         """Return the program for the source in a request. Raises RequestError. Thread-safe."""

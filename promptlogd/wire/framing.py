@@ -31,7 +31,9 @@ class FrameDecoder:
     """Collects bytes and returns complete frames. It owns the only buffer that incomplete input can occupy."""
 
     def __init__(self, *, encoding: Encoding | None = None) -> None:
-        self.encoding: Encoding | None = encoding
+        self.encoding: Encoding = encoding or "msgpack"
+        """MessagePack until the first byte is known."""
+        self._is_known = encoding is not None
         self._buffer = bytearray()
         self._scanned = 0
 
@@ -50,7 +52,7 @@ class FrameDecoder:
         Otherwise return None, and take nothing. Most requests arrive like this, and need no buffer.
         """
         size = len(data) - HEADER_BYTES
-        if self._buffer or self.encoding != "msgpack" or not 0 <= size <= _LARGE_BYTES:
+        if self._buffer or not self._is_known or self.encoding == "json" or not 0 <= size <= _LARGE_BYTES:
             return None
         return data[HEADER_BYTES:] if int.from_bytes(data[:HEADER_BYTES], "big") == size else None
 
@@ -60,11 +62,12 @@ class FrameDecoder:
         Raises ProtocolError for a frame over the cap, after the frames before it, as soon as its size is known.
         """
         self._buffer += data
-        if self.encoding is None and self._buffer:
+        if not self._is_known and self._buffer:
             self._tell_encoding(self._buffer[0])
         yield from self._lines() if self.encoding == "json" else self._prefixed()
 
     def _tell_encoding(self, first: int) -> None:
+        self._is_known = True
         self.encoding = "json" if first in _JSON_START else "msgpack"
         if chr(first) in _TEXT:
             self.encoding = "json"

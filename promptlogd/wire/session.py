@@ -51,7 +51,7 @@ class _Session:
     @property
     def encoding(self) -> Encoding:
         """Encoding of this connection. MessagePack until the first byte is known."""
-        return self._frames.encoding or "msgpack"
+        return self._frames.encoding
 
     @property
     def mid_frame(self) -> bool:
@@ -60,7 +60,7 @@ class _Session:
 
     @property
     def buffered_bytes(self) -> int:
-        """Number of received bytes of the incomplete frame."""
+        """Number of received bytes of the incomplete frame. 0: none is incomplete."""
         return self._frames.buffered_bytes
 
     def clear(self) -> None:
@@ -68,18 +68,15 @@ class _Session:
         self._frames.clear()
 
     def _encode(self, message: object) -> bytes:
-        return encode_frame(self._payload(message), self.encoding)
+        encoding = self._frames.encoding
+        return encode_frame(_encode_json(message) if encoding == "json" else _encode_msgpack(message), encoding)
 
-    def _payload(self, message: object) -> bytes:
-        return _encode_json(message) if self.encoding == "json" else _encode_msgpack(message)
 
-    def _json_out(self, raw: Raw) -> Raw:
-        if self.encoding == "json":
-            return raw
-        text = memoryview(raw)
-        if len(text) <= _SHORT_BYTES:
-            return Raw(_encode_msgpack(str(text, "utf-8")))
-        return Raw(b"".join(in_msgpack(text).parts))
+def _text_in_msgpack(text: memoryview) -> Raw:
+    """Return a JSON text as a MessagePack str."""
+    if len(text) <= _SHORT_BYTES:
+        return Raw(_encode_msgpack(str(text, "utf-8")))
+    return Raw(b"".join(in_msgpack(text).parts))
 
 
 class ServerSession(_Session):
@@ -108,34 +105,32 @@ class ServerSession(_Session):
     ) -> Iterator[Request | BadMessage | ProtocolError | Unread]:
         try:
             for payload in payloads:
-                yield self._request(payload)
+                if len(payload) > self._inline_bytes:
+                    yield Unread(payload=payload, encoding=self._frames.encoding)
+                else:
+                    yield read_request(payload, self._frames.encoding, self._bounds)
         except ProtocolError as error:
             error.__context__ = None  # its traceback refers to the received bytes and is part of a reference cycle
             yield error.with_traceback(None)
 
-    def _request(self, payload: bytes | memoryview) -> Request | BadMessage | Unread:
-        if len(payload) > self._inline_bytes:
-            return Unread(payload=payload, encoding=self.encoding)
-        return read_request(payload, self.encoding, self._bounds)
-
     def send(self, reply: Reply) -> Sequence[Part]:
         """Return the bytes of one reply, in parts. If the reply exceeds the cap of a frame, return an error's bytes."""
         large: Encoded | None = None
+        encoding = self._frames.encoding
         if isinstance(reply, Finished) and isinstance(reply.outcome, Ok):
-            value = reply.outcome.value
-            text = memoryview(value)
+            text = memoryview(reply.outcome.value)
             if len(text) > _LARGE_BYTES:
-                large = Encoded((text,)) if self.encoding == "json" else in_msgpack(text)
+                large = Encoded((text,)) if encoding == "json" else in_msgpack(text)
                 reply = structs.replace(reply, outcome=Ok(value=_PLACE))
-            elif self.encoding != "json":
-                reply = structs.replace(reply, outcome=Ok(value=self._json_out(value)))
+            elif encoding != "json":
+                reply = structs.replace(reply, outcome=Ok(value=_text_in_msgpack(text)))
         elif isinstance(reply, Shown) and isinstance(reply.source, Encoded):
             large = reply.source
             reply = structs.replace(reply, source=cast(str, _PLACE))
-        payload = self._payload(reply)
+        payload = _encode_json(reply) if encoding == "json" else _encode_msgpack(reply)
         parts: Sequence[Part]
         if large is None and len(payload) <= _LARGE_BYTES:
-            return (encode_frame(payload, self.encoding),)
+            return (encode_frame(payload, encoding),)
         if large is not None:
             at, view = payload.index(_PLACE_BYTES), memoryview(payload)
             parts = self._framed(view[:at], *large.parts, view[at + len(_PLACE_BYTES) :])
@@ -149,7 +144,7 @@ class ServerSession(_Session):
 
     def _framed(self, *parts: Part) -> Sequence[Part]:
         """Return the frame of a payload, without a copy."""
-        if self.encoding == "json":
+        if self._frames.encoding == "json":
             return *parts, b"\n"
         return sum(map(len, parts)).to_bytes(HEADER_BYTES, "big"), *parts
 
@@ -162,8 +157,8 @@ class ClientSession(_Session):
 
     def send(self, request: Request) -> bytes:
         """Return the bytes of one request. The `env` of a Run is a Raw with JSON text."""
-        if isinstance(request, Run) and bytes(request.env):
-            request = structs.replace(request, env=self._json_out(request.env))
+        if self._frames.encoding != "json" and isinstance(request, Run) and bytes(request.env):
+            request = structs.replace(request, env=_text_in_msgpack(memoryview(request.env)))
         return self._encode(request)
 
     def receive(self, data: bytes) -> list[Reply]:
@@ -173,9 +168,9 @@ class ClientSession(_Session):
 
     def _reply(self, payload: bytes | memoryview) -> Reply:
         try:
-            reply: Reply = _reply_decoders[self.encoding].decode(payload)
+            reply: Reply = _reply_decoders[self._frames.encoding].decode(payload)
             if isinstance(reply, Finished) and isinstance(reply.outcome, Ok):
-                reply = structs.replace(reply, outcome=Ok(value=json_text(reply.outcome.value, self.encoding)))
+                reply = structs.replace(reply, outcome=Ok(value=json_text(reply.outcome.value, self._frames.encoding)))
         except DECODE_ERRORS as error:
             raise ProtocolError(f"not a reply: {explain(error)}") from None
         return reply

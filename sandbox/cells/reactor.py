@@ -54,6 +54,8 @@ class Reactor:
         self._scope: trio.CancelScope | None = None
         self._calling = False
         """Whether a callback is being called."""
+        self.now: Callable[[], float] = trio.current_time
+        """Reads trio's clock. `serve` replaces it by the clock's own method, which saves two calls."""
 
     def watch(self, owner: Timed, descriptor: int, callback: Callable[[], None], events: int = READ) -> None:
         """Call back whenever the descriptor has one of these events, until `forget`.
@@ -106,6 +108,7 @@ class Reactor:
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run callbacks until cancelled."""
+        self.now = trio.lowlevel.current_clock().current_time
         task_status.started()
         descriptor = self._epoll.fileno()
         try:

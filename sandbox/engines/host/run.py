@@ -68,14 +68,19 @@ class Run:
         room: Room | None = None,
         token: bytes = b"",
         tells_memory: bool = True,
+        now: Callable[[], float] = trio.current_time,
     ) -> None:
-        """`frame`: the frame of the job, in parts. `token`, `tells_memory`: see `Decoder` and `Caps`."""
+        """`frame`: the frame of the job, in parts. `token`, `tells_memory`: see `Decoder` and `Caps`.
+
+        `now`: reads trio's clock.
+        """
         self.job = job
         self.machine = machine
         self.done = done
         self.malformed = ""
         """The reason why the process's bytes were invalid; empty if they were valid."""
-        self.began = trio.current_time()
+        self._now = now
+        self.began = now()
         self.wall_at = self.began + job.limits.wall_ms / 1000
         self._text = Text(job.source)
         self._stacks = stacks
@@ -203,8 +208,10 @@ class Run:
                 size = _READ_BYTES
         except OSError:  # BlockingIOError: that was all
             pass
-        if len(parts) == 1 and self._room is None and not self.backlog:
+        if len(parts) == 1 and self._room is None and not self._decoder.backlog:
             self._feed(received)  # the usual case, without a queue
+            if not self._decoder.backlog:
+                return Reading.ALL
         elif self.machine.state is not State.ENDING:
             self._decoder.hold(parts)
         return self.look()
@@ -275,7 +282,7 @@ class Run:
 
     def wall_ms(self) -> float:
         """Return the wall time since its start, in ms."""
-        return _rounded((trio.current_time() - self.began) * 1000)
+        return _rounded((self._now() - self.began) * 1000)
 
     def result(self, outcome: Verdict, *, cpu_ms: float, wall_ms: float, peak_bytes: int) -> Result:
         """Return the result of the job."""

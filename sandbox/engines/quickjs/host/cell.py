@@ -112,7 +112,16 @@ class QuickJSCell(Cell):
         """Hand over a job: see `Cell.begin`."""
         self._refuse_if_disturbed()
         self.runs += 1
-        run = Run(job, machine=Machine(), frame=frame(job), stacks=stack, done=done, on_lines=on_lines, room=room)
+        run = Run(
+            job,
+            machine=Machine(),
+            frame=frame(job),
+            stacks=stack,
+            done=done,
+            on_lines=on_lines,
+            room=room,
+            now=self._reactor.now,
+        )
         self._run = run
         default, limits = self.plan.default, job.limits
         try:
@@ -278,9 +287,11 @@ class QuickJSCell(Cell):
             return
         self._report = report
         self._killed = self._watch.disarm() is not None
-        self._wait_for(0)
-        self._reactor.clear_due(self)
-        self._go_on(run.receive_all(self._data))
+        reading = run.receive_all(self._data)
+        if reading is not Reading.ALL:  # otherwise `_finish` does this
+            self._wait_for(0)
+            self._reactor.clear_due(self)
+        self._go_on(reading)
 
     def _await_default(self) -> None:
         """Count the end of a child while returning to the default limits: see `_ends_awaited`."""
@@ -414,7 +425,8 @@ class QuickJSCell(Cell):
         nothing before it has read its job.
         """
         machine = run.machine
-        killed = self._killed or self._watch.disarm() is not None
+        # If there is a report, the watch was already disarmed when it came.
+        killed = self._killed or (report is None and self._watch.disarm() is not None)
         evidence = Evidence(
             limits=run.job.limits,
             cause=machine.cause or (Trusted.WALL if killed and _was_killed(report) else None),
