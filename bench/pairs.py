@@ -58,9 +58,12 @@ def _cpu_s(pid: int) -> float:
     return total
 
 
-def _dirty_kib(pid: int) -> int:
-    """Return the private dirty memory of a process."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+def _dirty_kib(pid: int) -> int | None:
+    """Return the private dirty memory of a process; None if it has just ended."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return None
     return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_Dirty:"))
 
 
@@ -90,7 +93,8 @@ class _Side:
     def zygote_kib(self) -> float:
         """Return the median of the memory of its cells' zygotes."""
         nsjails = [pid for pid in load.children(self._process.pid) if b"nsjail" in _command(pid)]
-        return statistics.median(_dirty_kib(zygote) for pid in nsjails for zygote in load.children(pid))
+        found = [_dirty_kib(zygote) for pid in nsjails for zygote in load.children(pid)]
+        return statistics.median(kib for kib in found if kib is not None)
 
 
 def _command(pid: int) -> bytes:

@@ -28,6 +28,9 @@ _ERRORS_BYTES = 64 * 1024
 """Bytes of a jailed process's standard error: the capacity of a pipe. Further output is lost and blocks nobody."""
 
 _ERROR_CHARACTERS = 300
+_CHILDREN_BYTES = 64
+"""More than two pids have, so several children are never taken for one."""
+
 _FLOOR_MARGIN_BYTES = 4 << 20
 """Memory that the daemon may have freed between the fork and the measurement of its resident size."""
 
@@ -215,7 +218,12 @@ def has_ended(pidfd: int) -> bool:
 
 def only_child(pid: int) -> int:
     """Return the pid of the only child of a process. Raises OSError; ValueError if there is not exactly one."""
-    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    # Not with a Path, which takes five times as long: each run of more than LOW_PRIORITY_AFTER_S comes here.
+    children = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        (child,) = os.read(children, _CHILDREN_BYTES).split()
+    finally:
+        os.close(children)
     return int(child)
 
 
