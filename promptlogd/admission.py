@@ -343,7 +343,8 @@ class Admission:
         """Make the oldest run of a connection selectable, once its client reads its replies."""
         if ticket.room.has_room():
             ticket.path.connection.offer(ticket.engine)
-            self._update_light(ticket.path.client)
+            if not ticket.path.client.running:  # otherwise it is not light
+                self._update_light(ticket.path.client)
         else:
             ticket.room.when_room(lambda: self._offer_again(ticket))
 
@@ -357,7 +358,8 @@ class Admission:
         client, connection = ticket.path.client, ticket.path.connection
         if connection.offers:
             connection.take_back(ticket.engine)
-            self._update_light(client)
+            if not client.running:
+                self._update_light(client)
 
     def _tidy(self, ticket: Ticket) -> None:
         if not ticket.path.connection.connected:
@@ -452,7 +454,7 @@ class Admission:
         ticket.since = self._now()
         self._begun[ticket] = None
         ticket.estimates = ticket.path.begin()
-        self._update_light(ticket.path.client)
+        self._light.pop(ticket.path.client, None)
         self._update_held(ticket.path)
         ticket.granted(ticket)
 
@@ -466,7 +468,8 @@ class Admission:
         self.running -= 1
         for node in ticket.path.nodes:
             node.running -= 1
-        self._update_light(client)
+        if not client.running:
+            self._update_light(client)
         self._update_held(ticket.path)
         self._tidy(ticket)
         if self._waiting:

@@ -209,7 +209,7 @@ class Connection:
             self.send_error(request.id, "forbidden", message, {"field": "tenant"})
         else:
             self._clients.unanswered += 1
-            if self._is_at_once(request) or (not self._waiting and self._may_start()):
+            if (not self._waiting and self._may_start()) or self._is_at_once(request):
                 self._start(request, tasks)
             else:
                 self._waiting[request.id] = request

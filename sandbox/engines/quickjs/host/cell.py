@@ -425,6 +425,7 @@ class QuickJSCell(Cell):
         nothing before it has read its job.
         """
         machine = run.machine
+        cpu_ms, peak_bytes = (0.0, 0) if report is None else (report.cpu_ms, report.peak_memory_bytes)
         # If there is a report, the watch was already disarmed when it came.
         killed = self._killed or (report is None and self._watch.disarm() is not None)
         evidence = Evidence(
@@ -443,7 +444,7 @@ class QuickJSCell(Cell):
         if killed or not read or isinstance(outcome, Crashed) or not (said_last or run.was_read(self._data)):
             self.retire()
         self._let_go()
-        result = run.result(outcome, cpu_ms=evidence.cpu_ms, wall_ms=evidence.wall_ms, peak_bytes=evidence.peak_bytes)
+        result = run.result(outcome, cpu_ms=cpu_ms, wall_ms=evidence.wall_ms, peak_bytes=peak_bytes)
         if isinstance(outcome, Crashed) and evidence.exit_code == NOT_LOADED_EXIT:
             artifact = run.job.artifact
             if artifact is not None and artifact.code is not None:
