@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from promptlogd.principal import Principal
 from promptlogd.refusal import RequestError
-from promptlogd.runs import Runs
+from promptlogd.runs import AwaitedRun, Runs
 from promptlogd.settings import Settings
 from promptlogd.wire.errors import too_large
 from sandbox.cells.job import Job, Result
@@ -21,6 +21,8 @@ from sandbox.protocol.frames import Task
 
 SMALL_BYTES = 64 * 1024
 """Checking a source of up to this size (three parses) takes a fraction of a run's CPU limit."""
+
+OnArtifact = Callable[[Artifact], None]
 
 
 def check_size(what: str, size: int, most: int) -> None:
@@ -83,15 +85,7 @@ class Checks:
 
     async def artifact(self, source: bytes, engine: Engine, language: Language, principal: Principal) -> Artifact:
         """Return the artifact of a program. Raises RequestError; for a syntax error, with its position."""
-        checked = await self.check(source, engine, language, principal)
-        if isinstance(checked, Artifact):
-            return checked
-        error = checked.error
-        raise RequestError(
-            "bad_request",
-            describe(error),
-            {"syntax_error": error.message, "line": error.line, "column": error.column},
-        )
+        return await self.start(source, engine, language, principal).artifact()
 
     def artifact_build(self, engine: Engine) -> str:
         """Return the current artifact build of an engine."""
@@ -101,49 +95,131 @@ class Checks:
         self, source: bytes, engine: Engine, language: Language, principal: Principal
     ) -> Artifact | Unparsed:
         """Check a source in a cell. Raises RequestError if it could not be checked."""
+        return await self.start(source, engine, language, principal).end()
+
+    def start(
+        self,
+        source: bytes,
+        engine: Engine,
+        language: Language,
+        principal: Principal,
+        on_artifact: OnArtifact | None = None,
+    ) -> StartedCheck:
+        """Start to check a source in a cell. Then call `artifact` or `end`.
+
+        `on_artifact` is called with the artifact as soon as a cell has answered, unless making it takes long.
+        """
         cpu_ms = self._settings.config.limits.check_cpu_ms
         default = self._settings.config.default_limits(engine)
-        limits = msgspec.structs.replace(default, cpu_ms=cpu_ms, wall_ms=max(2000, 4 * cpu_ms))
         job = Job(
             task=Task.CHECK,
             source=source,
             artifact_bytes=self._hosts[engine].artifact_bytes(source),
             engine=engine,
             language=language,
-            limits=limits,
+            limits=msgspec.structs.replace(default, cpu_ms=cpu_ms, wall_ms=max(2000, 4 * cpu_ms)),
         )
-        result: Result | None = None
+        first_cpu_ms = cpu_ms
         if ENGINES[engine].forks and len(source) <= SMALL_BYTES and default.cpu_ms < cpu_ms:
             # First use a blank process with the default limits: forking one with other limits takes longer than a
             # check.
-            small = msgspec.structs.replace(limits, cpu_ms=default.cpu_ms)
-            result = await self._runs.finish(msgspec.structs.replace(job, limits=small), principal)
-        if result is None or isinstance(result.outcome, CpuLimit) or _lacks_code(result, job):
-            result = await self._runs.finish(job, principal)
+            first_cpu_ms = default.cpu_ms
+        return StartedCheck(self._runs, self._hosts[engine], job, first_cpu_ms, principal, on_artifact)
+
+
+class StartedCheck:
+    """A check that has started, and whose end one task awaits."""
+
+    def __init__(
+        self,
+        runs: Runs,
+        host: EngineHost,
+        job: Job,
+        first_cpu_ms: int,
+        principal: Principal,
+        on_artifact: OnArtifact | None,
+    ) -> None:
+        """`first_cpu_ms`: CPU limit of the first run. If the check needs more, `job` is run as well."""
+        self._runs = runs
+        self._host = host
+        self._job = job
+        self._principal = principal
+        self._on_artifact = on_artifact
+        self._artifact: Artifact | None = None
+        self._may_repeat = first_cpu_ms < job.limits.cpu_ms
+        if self._may_repeat:
+            limits = msgspec.structs.replace(job.limits, cpu_ms=first_cpu_ms)
+            job = msgspec.structs.replace(job, limits=limits)
+        self._first = AwaitedRun(runs, job, principal, self._ended)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the first run has ended, or was refused."""
+        return self._first.has_ended
+
+    def _ended(self, result: Result) -> None:
+        """Make the artifact of the first run's answer, and pass it on, if that is quick."""
+        on_artifact, self._on_artifact = self._on_artifact, None
+        if isinstance(result.outcome, Checked) and not self._must_repeat(result):
+            self._artifact = self._host.artifact_at_once(self._job.language, result.outcome)
+            if self._artifact is not None and on_artifact is not None:
+                on_artifact(self._artifact)
+
+    def _must_repeat(self, result: Result) -> bool:
+        """Whether the first run lacked CPU time."""
+        return self._may_repeat and (isinstance(result.outcome, CpuLimit) or _lacks_code(result, self._job))
+
+    async def artifact(self) -> Artifact:
+        """Return the artifact of the program. Raises RequestError; for a syntax error, with its position."""
+        checked = await self.end()
+        if isinstance(checked, Artifact):
+            return checked
+        error = checked.error
+        raise RequestError(
+            "bad_request",
+            describe(error),
+            {"syntax_error": error.message, "line": error.line, "column": error.column},
+        )
+
+    async def end(self) -> Artifact | Unparsed:
+        """Return the artifact, or why there is none. Raises RequestError if the source could not be checked.
+
+        Cancellation ends the check.
+        """
+        try:
+            result = await self._first.result()
+        finally:
+            self._on_artifact = None  # otherwise a reference cycle may keep the source
+        if self._artifact is not None:
+            return self._artifact
+        if self._must_repeat(result):
+            result = await self._runs.finish(self._job, self._principal)
+        job = self._job
         match result.outcome:
             case ProgramSyntaxError() as error:
-                return Unparsed(error=error, usage=result.usage, engine=engine)
+                return Unparsed(error=error, usage=result.usage, engine=job.engine)
             case Checked() as checked:
-                artifact = await self._hosts[engine].artifact(source, language, checked)
+                artifact = await self._host.artifact(job.source, job.language, checked)
                 if artifact is None:
-                    raise self._unchecked(Crashed(message="the engine's answer to the check is invalid"))
+                    raise _unchecked(Crashed(message="the engine's answer to the check is invalid"), job)
                 return artifact
             case outcome:
                 assert not isinstance(outcome, Value)  # a check returns none
-                raise self._unchecked(outcome)
+                raise _unchecked(outcome, job)
 
-    def _unchecked(self, outcome: Outcome) -> RequestError:
-        """Return the error for a source whose check gave no answer."""
-        match outcome:
-            case CpuLimit() | WallLimit():
-                cpu_ms = self._settings.config.limits.check_cpu_ms
-                return RequestError("too_large", f"checking the program took more than {cpu_ms} ms of CPU time")
-            case MemoryLimit():
-                return RequestError("too_large", "checking the program took more memory than a run has")
-            case Crashed(signal="SIGSEGV" | "SIGABRT" | "SIGTRAP" | "SIGSYS" | "SIGILL" as signal):
-                return RequestError("too_large", f"the engine did not survive parsing the program ({signal})")
-            case _:
-                return RequestError("internal", f"the program could not be checked: {describe(outcome)}")
+
+def _unchecked(outcome: Outcome, job: Job) -> RequestError:
+    """Return the error for a source whose check gave no answer."""
+    match outcome:
+        case CpuLimit() | WallLimit():
+            cpu_ms = job.limits.cpu_ms
+            return RequestError("too_large", f"checking the program took more than {cpu_ms} ms of CPU time")
+        case MemoryLimit():
+            return RequestError("too_large", "checking the program took more memory than a run has")
+        case Crashed(signal="SIGSEGV" | "SIGABRT" | "SIGTRAP" | "SIGSYS" | "SIGILL" as signal):
+            return RequestError("too_large", f"the engine did not survive parsing the program ({signal})")
+        case _:
+            return RequestError("internal", f"the program could not be checked: {describe(outcome)}")
 
 
 def _lacks_code(result: Result, job: Job) -> bool:

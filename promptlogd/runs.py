@@ -85,28 +85,7 @@ class Runs:
 
     async def finish(self, job: Job, principal: Principal) -> Result:
         """Run a job and wait for its result. Raises RequestError. Cancellation cancels the run."""
-        answer: list[Result | RequestError] = []
-        ended = trio.Event()
-
-        def note(result: Result | RequestError) -> None:
-            answer.append(result)
-            ended.set()
-
-        run = self.start(job, principal, note)
-        try:
-            await ended.wait()
-        except trio.Cancelled:
-            run.cancel()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
-                await ended.wait()
-            raise
-        result = answer.pop()
-        if isinstance(result, Result):
-            return result
-        try:
-            raise result
-        finally:
-            del result  # a reference cycle would keep the job until the next garbage collection
+        return await AwaitedRun(self, job, principal).result()
 
     async def _cells_fail(self, engine: Engine, error: StartError) -> None:
         await self.admission.send_away(engine, _refusal(error))
@@ -303,6 +282,49 @@ class PendingRun:
         ended, self._ended = self._ended, None
         if ended is not None:
             ended(result)
+
+
+class AwaitedRun:
+    """A run that has started, and whose result one task awaits."""
+
+    def __init__(
+        self, runs: Runs, job: Job, principal: Principal, on_end: Callable[[Result], None] | None = None
+    ) -> None:
+        """Start the run. `on_end` is called when it has ended, before the task continues."""
+        self._on_end = on_end
+        self._answer: Result | RequestError | None = None
+        self._end = trio.Event()
+        self._run = runs.start(job, principal, self._note)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run has ended, or was refused."""
+        return self._end.is_set()
+
+    def _note(self, answer: Result | RequestError) -> None:
+        on_end, self._on_end = self._on_end, None
+        self._answer = answer
+        self._end.set()
+        if on_end is not None and isinstance(answer, Result):
+            on_end(answer)
+
+    async def result(self) -> Result:
+        """Return the result of the run. Raises RequestError. Cancellation cancels the run."""
+        try:
+            await self._end.wait()
+        except trio.Cancelled:
+            self._run.cancel()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
+                await self._end.wait()
+            raise
+        answer, self._answer = self._answer, None
+        if isinstance(answer, Result):
+            return answer
+        assert answer is not None
+        try:
+            raise answer
+        finally:
+            del answer  # a reference cycle would keep the job until the next garbage collection
 
 
 def _refusal(error: StartError) -> RequestError:

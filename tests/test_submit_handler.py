@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 import trio
 
+from promptlogd.checks import OnArtifact, StartedCheck
 from promptlogd.collector import Collector
 from promptlogd.handlers.store_threads import StoreThreads
 from promptlogd.handlers.submit import _Storing
@@ -59,16 +60,53 @@ class _Disk:
         return [name for name, _ in self.calls]
 
 
-def _storing(disk: _Disk, threads: StoreThreads | None = None) -> _Storing:
+class _Check:
+    """Stands for a check in a cell."""
+
+    def __init__(self, *, is_quick: bool = True) -> None:
+        """`is_quick`: whether the artifact is ready when the cell has answered."""
+        self._is_quick = is_quick
+        self._end = trio.Event()
+        self._on_artifact: OnArtifact | None = None
+
+    def start(self, on_artifact: OnArtifact) -> StartedCheck:
+        self._on_artifact = on_artifact
+        return cast(StartedCheck, self)
+
+    def end(self) -> None:
+        on_artifact, self._on_artifact = self._on_artifact, None
+        self._end.set()
+        if self._is_quick and on_artifact is not None:
+            on_artifact(_ARTIFACT)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._end.is_set()
+
+    async def artifact(self) -> Artifact:
+        try:
+            await self._end.wait()
+        finally:
+            self._on_artifact = None
+        return _ARTIFACT
+
+
+def _storing(
+    disk: _Disk,
+    check: _Check,
+    threads: StoreThreads | None = None,
+    on_kept: Callable[[Any], None] = lambda kept: None,
+) -> _Storing:
     collector = SimpleNamespace(store=lambda who, step: step())
-    threads = threads or StoreThreads()
     return _Storing(
         cast(Store, disk),
-        threads,
+        threads or StoreThreads(),
         cast(Collector, collector),
         _PRINCIPAL,
+        check.start,
         disk.stage,
         disk.publish,
+        on_kept,
     )
 
 
@@ -84,63 +122,100 @@ async def _until(condition: Callable[[], object]) -> None:
 
 
 async def test_one_thread_writes_and_publishes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread that writes the program waits for the end of the check, and publishes."""
+    """The thread that writes the program waits for the end of the check, and publishes. The reply waits for no task."""
     monkeypatch.setattr("promptlogd.handlers.submit._CHECK_WAIT_S", _WAIT_S)
-    disk = _Disk()
-    storing = _storing(disk)
-    await storing.begin()
+    disk, check = _Disk(), _Check()
+    replies: list[Any] = []
+    storing = _storing(disk, check, on_kept=replies.append)
+    storing.begin()
     assert await trio.to_thread.run_sync(disk.staged.wait, _WAIT_S)
     assert disk.names == ["stage"]
-    assert await storing.finish(_ARTIFACT) == _KEPT
+    check.end()
+    await _until(lambda: replies)
+    assert await storing.finish() == _KEPT
     await storing.end()
+    assert replies == [_KEPT]
     assert disk.names == ["stage", "publish"]
     assert len({thread for _, thread in disk.calls}) == 1
+
+
+async def test_an_artifact_that_takes_long() -> None:
+    """If making the artifact takes longer than a thread waits, the program is published later, and replied once."""
+    disk, check = _Disk(), _Check(is_quick=False)
+    replies: list[Any] = []
+    storing = _storing(disk, check, on_kept=replies.append)
+    storing.begin()
+    assert await trio.to_thread.run_sync(disk.staged.wait, _WAIT_S)
+    check.end()
+    assert await storing.finish() == _KEPT
+    assert replies == [_KEPT]
+    assert disk.names == ["stage", "publish"]
+
+
+async def test_a_reply_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the reply can't be sent because of a defect, the request gets the error, and the event loop continues."""
+    monkeypatch.setattr("promptlogd.handlers.submit._CHECK_WAIT_S", _WAIT_S)
+    disk, check = _Disk(), _Check()
+
+    def fail(kept: object) -> None:
+        raise ZeroDivisionError
+
+    storing = _storing(disk, check, on_kept=fail)
+    storing.begin()
+    check.end()
+    with pytest.raises(ZeroDivisionError):
+        await storing.finish()
+    await storing.end()
+    assert disk.names == ["stage", "publish"]
 
 
 async def test_a_slow_check_does_not_hold_a_thread() -> None:
     """If the check takes long, the thread ends, and another call publishes the program."""
     disk, threads = _Disk(), StoreThreads()
-    storings = [_storing(disk, threads) for _ in range(40)]
+    check = _Check(is_quick=False)
+    storings = [_storing(disk, check, threads) for _ in range(40)]
     for storing in storings:
-        await storing.begin()
+        storing.begin()
         await threads.write(_PRINCIPAL, lambda: None)  # gets a thread although no check ends
+    check.end()
     for storing in storings:
-        assert await storing.finish(_ARTIFACT) == _KEPT
+        assert await storing.finish() == _KEPT
     assert disk.names.count("stage") == disk.names.count("publish") == len(storings)
 
 
 async def test_without_a_free_thread() -> None:
     """If no thread is free while the program is checked, it is written after the check."""
-    disk, threads, go_on = _Disk(), StoreThreads(), threading.Event()
-    storing = _storing(disk, threads)
+    disk, check, threads, go_on = _Disk(), _Check(), StoreThreads(), threading.Event()
+    storing = _storing(disk, check, threads)
     started = []
     while (one := threads.start_write(_PRINCIPAL, lambda: cast(None, go_on.wait(_WAIT_S)))) is not None:
         started.append(one)
-    await storing.begin()
+    storing.begin()
     go_on.set()
     for one in started:
         await one.wait()
     assert disk.names == []
-    assert await storing.finish(_ARTIFACT) == _KEPT
+    check.end()
+    assert await storing.finish() == _KEPT
     assert disk.names == ["stage", "publish"]
 
 
-async def test_a_check_that_ends_first() -> None:
-    """If the check ends before the program's thread has started, the program is written and published once."""
-    disk = _Disk()
-    storing = _storing(disk)
-    assert await storing.finish(_ARTIFACT) == _KEPT
-    await storing.begin()
+async def test_a_check_that_ends_at_once() -> None:
+    """If the check has ended at its start, for example because it was refused, no thread starts to write."""
+    disk, check = _Disk(), _Check()
+    check.end()
+    storing = _storing(disk, check)
+    storing.begin()
     await storing.end()
-    assert disk.names == ["stage", "publish"]
+    assert disk.names == []
 
 
 @pytest.mark.parametrize("how", ["refused", "cancelled"])
 async def test_a_program_that_is_not_stored_is_discarded(how: str) -> None:
     """If the check finds an error, or the client disconnects, the files are removed, and nothing is published."""
     disk = _Disk()
-    storing = _storing(disk)
-    await storing.begin()
+    storing = _storing(disk, _Check())
+    storing.begin()
     with trio.CancelScope() as scope:
         if how == "cancelled":
             scope.cancel()
@@ -152,10 +227,12 @@ async def test_an_error_of_the_disk_while_the_check_runs() -> None:
     """The client gets an error that occurs in the thread before the check has ended."""
     disk = _Disk()
     disk.fails = True
-    storing = _storing(disk)
-    await storing.begin()
+    check = _Check()
+    storing = _storing(disk, check)
+    storing.begin()
+    check.end()
     with pytest.raises(RequestError, match="the disk is broken") as refused:
-        await storing.finish(_ARTIFACT)
+        await storing.finish()
     assert refused.value.code == "internal"
     await storing.end()
     assert disk.names == ["stage"]
@@ -165,8 +242,8 @@ async def test_an_error_of_the_thread_does_not_hide_that_of_the_check() -> None:
     """If the thread fails because of a defect, `end` only logs it, so that the client gets the check's error."""
     disk = _Disk()
     disk.has_bug = True
-    storing = _storing(disk)
-    await storing.begin()
+    storing = _storing(disk, _Check())
+    storing.begin()
     await storing.end()
     assert disk.names == ["stage"]
 
@@ -178,11 +255,14 @@ async def test_a_refused_program_is_freed_without_garbage_collection(fails: bool
     try:
         disk = _Disk()
         disk.fails = fails
-        storing = _storing(disk)
-        await storing.begin()
+        check = _Check()
+        storing = _storing(disk, check)
+        storing.begin()
         if fails:
+            check.end()
             with pytest.raises(RequestError):
-                await storing.finish(_ARTIFACT)
+                await storing.finish()
+        check.end()
         await storing.end()
         left = weakref.ref(storing)
         del storing

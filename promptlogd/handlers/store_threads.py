@@ -52,17 +52,25 @@ class StoreThreads:
         """Return the result of `work`, which writes. It cannot be cancelled once it has a thread."""
         return await self._writes.run(principal, work, ALWAYS_ROOM, abandon_on_cancel=False)
 
-    def start_write(self, principal: Principal, work: Callable[[], None]) -> StartedCall | None:
-        """Start `work`, which writes, in a thread. None if no thread is free: then call `write`."""
-        return self._writes.start(principal, work)
+    def start_write(
+        self, principal: Principal, work: Callable[[], None], on_end: Callable[[], None] | None = None
+    ) -> StartedCall | None:
+        """Start `work`, which writes, in a thread. None if no thread is free: then call `write`.
+
+        `on_end`: called on the loop when `work` has ended without an error, before the task that waits continues.
+        """
+        return self._writes.start(principal, work, on_end)
 
 
 class StartedCall:
     """A call that a worker thread executes."""
 
-    def __init__(self, work: Callable[[], None], release: Callable[[], None]) -> None:
-        """`release`: called on the loop when the call has ended."""
+    def __init__(
+        self, work: Callable[[], None], on_end: Callable[[], None] | None, release: Callable[[], None]
+    ) -> None:
+        """`on_end`: called on the loop when the call has ended without an error. `release`: called after it."""
         self._work: Callable[[], None] | None = work
+        self._on_end = on_end
         self._release = release
         self._has_ended = False
         self._waiter: trio.lowlevel.Task | None = None
@@ -84,6 +92,12 @@ class StartedCall:
             self._token.run_sync_soon(self._end)
 
     def _end(self) -> None:
+        on_end, self._on_end = self._on_end, None
+        if self._error is None and on_end is not None:
+            try:
+                on_end()
+            except Exception as error:  # raised here, it would end the event loop
+                self._error = error
         self._release()
         self._has_ended = True
         if self._waiter is not None:
@@ -122,7 +136,9 @@ class _Threads:
                             work, limiter=self._threads, abandon_on_cancel=abandon_on_cancel
                         )
 
-    def start(self, principal: Principal, work: Callable[[], None]) -> StartedCall | None:
+    def start(
+        self, principal: Principal, work: Callable[[], None], on_end: Callable[[], None] | None
+    ) -> StartedCall | None:
         """Start `work` now. None if that would exceed a limit, or if the system has no thread left."""
         borrower = object()
         if not self._connections.take(principal.connection, borrower):
@@ -145,7 +161,7 @@ class _Threads:
             release()
             return None
         try:
-            return StartedCall(work, end)
+            return StartedCall(work, on_end, end)
         except RuntimeError:
             end()
             return None

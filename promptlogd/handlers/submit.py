@@ -10,7 +10,7 @@ from threading import Lock
 
 import trio
 
-from promptlogd.checks import SMALL_BYTES, Checks
+from promptlogd.checks import SMALL_BYTES, Checks, OnArtifact, StartedCheck
 from promptlogd.collector import Collector, Who
 from promptlogd.handlers.rights import Rights
 from promptlogd.handlers.store_threads import StartedCall, StoreThreads
@@ -67,40 +67,60 @@ class SubmitHandler:
             sink.spawn(lambda: self._keep_large(principal, request, sink))
             return
         program = self._checks.program(request.source, request.engine, request.language)
-        sink.spawn(lambda: self._keep(principal, request, program, sink))
+        if self._may_conflict(request):
+            sink.spawn(lambda: self._keep_later(principal, request, program, sink))
+        else:
+            storing = self._start(principal, request, program, sink)
+            sink.spawn(lambda: self._keep(principal, request, storing))
 
     async def _keep_large(self, principal: Principal, request: Submit, sink: Sink) -> None:
         """Hash a large program in a thread, and store it."""
         program = await trio.to_thread.run_sync(self._checks.program, request.source, request.engine, request.language)
-        await self._keep(principal, request, program, sink)
+        await self._keep_later(principal, request, program, sink)
 
-    async def _keep(self, principal: Principal, request: Submit, program: Program, sink: Sink) -> None:
-        """Check the program while a thread writes it, because both take about the same time. Then publish it."""
-        asked = (request.engine, request.language)
-        if any(asked) and not request.replace:
+    async def _keep_later(self, principal: Principal, request: Submit, program: Program, sink: Sink) -> None:
+        """Store a program unless it is stored for another engine or language than requested."""
+        if self._may_conflict(request):
+            asked = (request.engine, request.language)
             await self._threads.read(principal, lambda: self._store.refuse_another(program.hash, *asked))
-        storing = self._storing(principal, request, program)
-        sink.spawn(storing.begin)  # in the next turn, so that the cell gets the program first
-        try:
-            kept = await storing.finish(
-                await self._checks.artifact(program.source, program.engine, program.language, principal)
+        await self._keep(principal, request, self._start(principal, request, program, sink))
+
+    def _may_conflict(self, request: Submit) -> bool:
+        return not request.replace and (request.engine is not None or request.language is not None)
+
+    def _start(self, principal: Principal, request: Submit, program: Program, sink: Sink) -> _Storing:
+        """Start to check the program, and to write it in a thread, because both take about the same time.
+
+        Reply when it is stored.
+        """
+
+        def reply(kept: Kept) -> None:
+            sink.reply(
+                Submitted(
+                    id=request.id, hash=kept.hash, created=kept.created, engine=kept.engine, moved_from=kept.moved_from
+                )
             )
+
+        storing = self._storing(principal, request, program, reply)
+        storing.begin()
+        return storing
+
+    async def _keep(self, principal: Principal, request: Submit, storing: _Storing) -> None:
+        """Wait until the program is stored, and note it. The client already has the reply."""
+        try:
+            kept = await storing.finish()
         except RequestError as error:
             if error.code == "quota":
                 self._quotas.refused((principal.uid, principal.tenant), error)
             raise
         finally:
             await storing.end()
-        # First, because the client waits for it.
-        sink.reply(
-            Submitted(
-                id=request.id, hash=kept.hash, created=kept.created, engine=kept.engine, moved_from=kept.moved_from
-            )
-        )
         self._on_kept()
         self._note(principal, request, kept)
 
-    def _storing(self, principal: Principal, request: Submit, program: Program) -> _Storing:
+    def _storing(
+        self, principal: Principal, request: Submit, program: Program, on_kept: Callable[[Kept], None]
+    ) -> _Storing:
         holder = self._rights.holder(principal, request.visibility)
         viewer = self._rights.viewer(principal)
         quotas = stored_quotas(self._quotas, principal)
@@ -131,7 +151,10 @@ class SubmitHandler:
             )
             return self._store.keep(submission)
 
-        return _Storing(self._store, self._threads, self._collector, principal, stage, publish)
+        def check(on_artifact: OnArtifact) -> StartedCheck:
+            return self._checks.start(program.source, program.engine, program.language, principal, on_artifact)
+
+        return _Storing(self._store, self._threads, self._collector, principal, check, stage, publish, on_kept)
 
     def _note(self, principal: Principal, request: Submit, kept: Kept) -> None:
         """Note a stored program in the log and in the journal."""
@@ -159,16 +182,22 @@ class _Storing:
         threads: StoreThreads,
         collector: Collector,
         principal: Principal,
+        start_check: Callable[[OnArtifact], StartedCheck],
         stage: Callable[[], Staged],
         publish: Callable[[Staged, Artifact], Kept],
+        on_kept: Callable[[Kept], None],
     ) -> None:
+        """`on_kept`: called on the loop as soon as the program is stored."""
         self._store = store
         self._threads = threads
         self._collector = collector
         self._principal = principal
+        self._start_check = start_check
+        self._check: StartedCheck | None = None
         self._stage_with = stage
         self._who = Who(uid=principal.uid, tenant=principal.tenant)
         self._publish_with = publish
+        self._on_kept: Callable[[Kept], None] | None = on_kept
         self._staged: Staged | None = None
         self._kept: Kept | None = None
         self._artifact: Artifact | None = None
@@ -178,10 +207,20 @@ class _Storing:
         """Locked until the check has ended."""
         self._checked.acquire()
 
-    async def begin(self) -> None:
-        """Start to write the program, unless no thread is free or the check has already ended."""
+    def begin(self) -> None:
+        """Start the check, then start to write the program, unless no thread is free or the check was refused."""
+        self._check = self._start_check(self._note_artifact)
+        if not self._check.has_ended:
+            self._started = self._threads.start_write(self._principal, self._write_and_publish, self._tell_kept)
+
+    def _note_artifact(self, artifact: Artifact) -> None:
+        self._artifact = artifact
+        self._end_check()
+
+    def _end_check(self) -> None:
+        """Tell the thread that the check has ended."""
         if self._checked.locked():
-            self._started = self._threads.start_write(self._principal, self._write_and_publish)
+            self._checked.release()
 
     def _write_and_publish(self) -> None:
         """Write the program. Publish it in the same thread if the check ends soon, because a second one takes time."""
@@ -198,27 +237,35 @@ class _Storing:
         staged = self._write()
         self._kept = self._collector.store(self._who, lambda: self._publish_with(staged, artifact))
 
-    async def finish(self, artifact: Artifact) -> Kept:
-        """Publish the program after its check. Raises RequestError."""
-        self._artifact = artifact
-        await self._end_check()
+    def _tell_kept(self) -> None:
+        on_kept = self._on_kept
+        if self._kept is not None and on_kept is not None:
+            self._on_kept = None
+            on_kept(self._kept)
+
+    async def finish(self) -> Kept:
+        """Return once the program is checked and published. Raises RequestError."""
+        assert self._check is not None
+        artifact = await self._check.artifact()
+        self._note_artifact(artifact)
+        await self._end_thread()
         if self._kept is None:
             await self._threads.write(self._principal, lambda: self._publish(artifact))
+            self._tell_kept()
         assert self._kept is not None
         return self._kept
 
-    async def _end_check(self) -> None:
-        """Tell the thread that the check has ended, and wait for the thread. Raises its error."""
-        if self._checked.locked():
-            self._checked.release()
+    async def _end_thread(self) -> None:
+        """Wait for the thread. Raises its error."""
         started, self._started = self._started, None
         if started is not None:
             await started.wait()
 
     async def end(self) -> None:
         """Discard the program, unless it was published."""
+        self._end_check()
         try:
-            await self._end_check()
+            await self._end_thread()
         except RequestError:
             pass  # the check's error matters, or the client has been told
         except Exception:

@@ -77,6 +77,9 @@ class EngineHost(Protocol):
     def artifact_bytes(self, source: bytes) -> int:
         """Return the maximum size of the code that a check of this source may return."""
 
+    def artifact_at_once(self, language: Language, checked: Checked) -> Artifact | None:
+        """Return the artifact of a checked program if that takes microseconds. If it is None, call `artifact`."""
+
     async def artifact(self, source: bytes, language: Language, checked: Checked) -> Artifact | None:
         """Return the artifact of a checked program; None if the answer of the process is invalid."""
 

@@ -141,6 +141,10 @@ class Host:
 
     async def artifact(self, source: bytes, language: Language, checked: Checked) -> Artifact | None:
         """Return the artifact for a check's outcome."""
+        return self.artifact_at_once(language, checked)
+
+    def artifact_at_once(self, language: Language, checked: Checked) -> Artifact | None:
+        """Return the artifact for a check's outcome."""
         return Artifact(form=Form.MODULE if checked.module else Form.BODY, language=language)
 
     def held_by(self) -> dict[str, str]:

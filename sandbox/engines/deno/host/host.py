@@ -122,15 +122,19 @@ class Host:
 
         A false form makes a program that does not run. This affects only the program's own runs.
         """
-        form = Form.MODULE if checked.module else Form.BODY
         if checked.code is None:
-            return Artifact(form=form, language=language)
+            return self.artifact_at_once(language, checked)
         code = bytes(checked.code)
         if source.startswith(HASHBANG):
             source = COMMENT + source[len(HASHBANG) :]
         if language == "typescript" and await is_stripped(source, code):
-            return Artifact(form=form, language="javascript", code=code)
+            return Artifact(form=_form(checked), language="javascript", code=code)
         return None
+
+    def artifact_at_once(self, language: Language, checked: Checked) -> Artifact | None:
+        """Return the reported form. None for a text without types, because its comparison with the source takes
+        long."""
+        return Artifact(form=_form(checked), language=language) if checked.code is None else None
 
     def held_by(self) -> dict[str, str]:
         """Describe what enforces each limit that is enforced differently from the default engine."""
@@ -202,3 +206,7 @@ def nsjail_arguments(root: Root, policy: str, *, jit: bool, memory_bytes: int) -
         v8 += ["--jitless", "--single-threaded"]
     command = [DENO, "run", *_FLAGS, f"--v8-flags={','.join(v8)}", RUNNER]
     return [*options, "--", *command]
+
+
+def _form(checked: Checked) -> Form:
+    return Form.MODULE if checked.module else Form.BODY

@@ -99,6 +99,10 @@ class Host:
         return min(_ARTIFACT_BASE_BYTES + _ARTIFACT_BYTES_PER_SOURCE_BYTE * len(source), _MOST_ARTIFACT_BYTES)
 
     async def artifact(self, source: bytes, language: Language, checked: Checked) -> Artifact | None:
+        """Return the reported form and the bytecode, unverified: see `artifact_at_once`."""
+        return self.artifact_at_once(language, checked)
+
+    def artifact_at_once(self, language: Language, checked: Checked) -> Artifact | None:
         """Return the reported form and the bytecode, unverified.
 
         False answers affect only this program's own runs, which could do the same from source.
