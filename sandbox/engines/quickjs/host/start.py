@@ -82,8 +82,7 @@ async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
         if isinstance(error, WatchdogError):
             raise CellStartError(plan.engine, str(error)) from error
         raise
-    if priority.can_restore():
-        cell.restore_priority()
+    cell.set_priority()
     return cell
 
 
