@@ -9,7 +9,8 @@ second.
 
 Both daemons run for the whole time, each with its own state folder. In each pair, the same load is applied to one
 daemon and then to the other: a closed loop of the stored sample program. The order alternates. A figure is the median
-over the pairs. A ratio is the median of the ratios of the pairs, this version divided by the other one.
+over the pairs. A ratio is the median of the ratios of the pairs, this version divided by the other one. Only the p99.9
+is that of all samples of a version, because one load has too few.
 
 CPU counts every process of a daemon: the daemon, its cells, and their ended children.
 """
@@ -76,11 +77,14 @@ class _Side:
         run = Run(id=1, hash=submitted(path, SAMPLE), prompt=PROMPT, isolation=isolation)  # type: ignore[arg-type]
         self._frames = frames([run])
         self.figures: list[dict[str, float]] = []
+        self.latencies: list[float] = []
+        """All samples, in seconds."""
 
     def measure(self, tools: Path, clients: int, seconds: float) -> None:
         """Run one load."""
         before, daemon_before = _cpu_s(self._process.pid), load.cpu_s(self._process.pid)
         done = load.run(tools, self.path, "prefix", self._frames, expect=EXPECT, connections=clients, seconds=seconds)
+        self.latencies += done.latencies
         runs = len(done.latencies) / 1e6
         self.figures.append({
             "runs/s": done.rate,
@@ -165,6 +169,7 @@ def in_turn(tools: Path, sides: Sequence[_Side], clients: int, seconds: float, p
     for side in sides:
         side.measure(tools, clients, 1.0)
         side.figures.clear()
+        side.latencies.clear()
     for number in range(pairs):
         say(f"pair {number + 1} of {pairs}")
         for side in sides if number % 2 else reversed(sides):
@@ -194,6 +199,9 @@ def _show(this: _Side, other: _Side) -> None:
         ours, theirs = ([figures[name] for figures in side.figures] for side in (this, other))
         by = ratio(this, other, name)
         print(f"{name:<20} {statistics.median(theirs):>10.3f} {statistics.median(ours):>10.3f} {by:>8.3f}")
+        if name == "p99 ms":
+            ours_ms, theirs_ms = (load.percentile(sorted(side.latencies), 0.999) * 1000 for side in (this, other))
+            print(f"{'p99.9 ms, all':<20} {theirs_ms:>10.3f} {ours_ms:>10.3f} {ours_ms / theirs_ms:>8.3f}")
     ours_kib, theirs_kib = this.zygote_kib(), other.zygote_kib()
     print(f"{'zygote, dirty KiB':<20} {theirs_kib:>10.0f} {ours_kib:>10.0f} {ours_kib / theirs_kib:>8.3f}")
 
