@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 _STARTS = len(os.sched_getaffinity(0))
 """Cells that start at the same time for the pool, and the same number for single runs, because a start is all CPU time.
-The server's `StartCell` limits the starts of all pools together."""
+Worn cells are replaced one after the other. The server's `StartCell` limits the starts of all pools together."""
 
 _WORN_TIMES = 2
 """A worn cell continues until its replacement is ready, or until it has executed this many times `runs_per_cell`."""
@@ -276,11 +276,14 @@ class Pool:
         for cell in usable[: max(0, len(usable) - target)]:
             cell.retire()
         lent = sum(cell.usable for cell in self._lent - self._special)
-        worn = sum(cell.usable for cell in self._worn)
-        there = len(usable) + len(self._resting) + self._starting + lent - worn
+        present = len(usable) + len(self._resting) + lent
+        there = present + self._starting - sum(cell.usable for cell in self._worn)
         # Waiters have slots, so their number is bounded.
         wanted = target if self._policy.fixed else max(target, lent + len(self._waiters) + self.waiting())
-        while self._starting < _STARTS and there < wanted:
+        # Cells that are in use at the same time wear out at the same time. They work until they are replaced, so they
+        # are replaced one after the other: a start takes CPU time from the runs.
+        most = min(_STARTS, max(1, wanted - present))
+        while self._starting < most and there < wanted:
             self._starting += 1
             there += 1
             nursery.start_soon(self._start_one, nursery)

@@ -18,7 +18,7 @@ import trio
 
 from sandbox.cells.watch import Watch
 
-_LAUNCH = Path(__file__).with_name("launch")
+LAUNCH = Path(__file__).with_name("launch")
 """A static executable, from launch.c."""
 
 _LOG_BYTES = 16 * 1024
@@ -169,7 +169,7 @@ def spawn(
         os.close(log)
         os.close(theirs)
         raise
-    command = [str(_LAUNCH), str(os.getpid()), *map(str, cgroup_files), "--"]
+    command = [str(LAUNCH), str(os.getpid()), *map(str, cgroup_files), "--"]
     command += [str(executable), "--log_fd", str(theirs), *arguments]
     # A separate process group, so that Ctrl-C at the daemon's terminal reaches only the daemon. Not a separate session:
     # with autogrouping (sched(7)), niceness has an effect only among processes of one session.

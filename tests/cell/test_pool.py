@@ -134,6 +134,34 @@ async def test_a_worn_cell_without_replacement_is_retired_in_the_end(plan: Plan)
         assert not cell.usable
 
 
+async def test_worn_cells_are_replaced_one_after_the_other(plan: Plan) -> None:
+    """If all cells are worn at the same time, only one replacement starts at a time, and each cell is replaced."""
+    starting, number = 0, 3
+    at_once: list[int] = []
+    with trio.fail_after(20):
+        async with a_reactor() as reactor, trio.open_nursery() as nursery:
+
+            async def start(memory_bytes: int | None) -> Cell:
+                nonlocal starting
+                starting += 1
+                at_once.append(starting)
+                cell = await cells.start(plan, reactor)
+                starting -= 1
+                return cell
+
+            pool = Pool("quickjs", start, Steady(number), runs_per_cell=100, max_age_s=60.0, forks=True)
+            await nursery.start(pool.serve)
+            while pool.counts().started < number:
+                await trio.sleep(0.001)
+            at_once.clear()
+            pool.renew()
+            while pool.counts().started < 2 * number or pool.counts().retired < number:
+                await trio.sleep(0.001)
+            assert at_once == [1] * number
+            assert pool.counts().blank == number
+            nursery.cancel_scope.cancel()
+
+
 async def test_a_steady_pool_reports_its_last_ready_cell(plan: Plan) -> None:
     """After the pool was filled, it reports that one cell is ready while the others are lent."""
     with trio.fail_after(20):

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from sandbox.cells.plan import Plan
-from sandbox.cells.process import has_ended
+from sandbox.cells.process import LAUNCH, has_ended
 from sandbox.engines.deno.host import start as deno
 from sandbox.engines.deno.host.process import DenoProcess, status_bytes
 from sandbox.errors import CellStartError
@@ -53,17 +53,23 @@ def test_a_launched_process_ends_with_its_starter(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-_LAUNCH = Path(__file__).parents[3] / "sandbox/cells/launch"
-
-
 def test_a_launch_after_the_starters_end_starts_nothing(tmp_path: Path) -> None:
     """If the starter has ended before the launcher executes nsjail, nothing starts, and that is no error."""
     for parent, started in ((os.getpid(), True), (1, False)):
-        script = [str(_LAUNCH), str(parent), "--", "/bin/sh", "-c", f"echo $# $HOME; touch {tmp_path}/{started}"]
+        script = [str(LAUNCH), str(parent), "--", "/bin/sh", "-c", f"echo $# $HOME; touch {tmp_path}/{started}"]
         done = subprocess.run(script, capture_output=True, timeout=60)
         assert (done.returncode, done.stderr) == (0, b"")
         assert (tmp_path / str(started)).exists() is started
         assert done.stdout == (b"0\n" if started else b"")  # started without an environment
+
+
+def test_a_launched_process_has_the_niceness_from_its_start() -> None:
+    """The launcher sets the niceness before it executes the command, and needs no parent for that."""
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    for parent in (0, os.getpid()):
+        command = [str(LAUNCH), "-n", str(own + 3), str(parent), "--", "/bin/nice"]
+        done = subprocess.run(command, capture_output=True, timeout=60)
+        assert done.stdout == b"%d\n" % (own + 3)
 
 
 @pytest.mark.parametrize(
@@ -73,12 +79,12 @@ def test_a_launch_after_the_starters_end_starts_nothing(tmp_path: Path) -> None:
         (["/nowhere/cgroup.procs", "--", "/bin/true"], 1, "/nowhere/cgroup.procs: No such file or directory\n"),
         (["/dev/full", "--", "/bin/true"], 1, "/dev/full: No space left on device\n"),
         (["/dev/null", "--"], 2, "launch: no command\n"),
-        (["/dev/null"], 2, "usage: launch PARENT CGROUP_FILE... -- COMMAND ARGUMENT...\n"),
+        (["/dev/null"], 2, "usage: launch [-n NICENESS] PARENT CGROUP_FILE... -- COMMAND ARGUMENT...\n"),
     ],
 )
 def test_the_launcher_reports_what_failed(more: list[str], code: int, says: str) -> None:
     """Each failure has an exit code and a line that names the file."""
-    done = subprocess.run([str(_LAUNCH), str(os.getpid()), *more], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([str(LAUNCH), str(os.getpid()), *more], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (code, says)
 
 

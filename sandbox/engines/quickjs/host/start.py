@@ -12,7 +12,7 @@ import trio
 from sandbox.cells import priority
 from sandbox.cells.cell import START_S
 from sandbox.cells.plan import Plan
-from sandbox.cells.process import only_child, watch_only_child
+from sandbox.cells.process import LAUNCH, only_child, watch_only_child
 from sandbox.cells.reactor import Reactor
 from sandbox.cells.watch import Watch
 from sandbox.engines.host.sockets import make_room
@@ -21,6 +21,9 @@ from sandbox.engines.quickjs.host.control import READY, REPORT_BYTES
 from sandbox.errors import CellStartError, WatchdogError
 from sandbox.jail.cell_cgroup import JailGroup
 from sandbox.jail.identities import Identity
+
+_NO_SIGNAL = "0"
+"""nsjail gets no parent-death signal, because the thread that starts it ends. It ends when control is closed."""
 
 
 async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
@@ -39,8 +42,13 @@ async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
             group = None if plan.cgroup is None else plan.cgroup.jail()
             if group is not None:
                 opened.callback(group.discard)
+            command = [str(plan.executable), *plan.arguments_for(identity, group)]
+            if priority.can_restore():  # otherwise the cell would keep its low priority
+                # If the daemon lowered the priority, nsjail would first keep its core for up to 4 ms, and this is often
+                # the core of the event loop.
+                command = [str(LAUNCH), "-n", str(priority.NICE), _NO_SIGNAL, "--", *command]
             process = await trio.lowlevel.open_process(
-                [str(plan.executable), *plan.arguments_for(identity, group)],
+                command,
                 stdin=their_data,
                 stdout=their_control,
                 stderr=subprocess.PIPE,
@@ -55,8 +63,6 @@ async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
         except OSError as error:
             raise CellStartError(plan.engine, f"{plan.executable}: {error}") from error
         opened.pop_all()
-    if priority.can_restore():  # otherwise the cell would keep its low priority
-        priority.lower(process.pid)
     their_data.close()
     their_control.close()
     data.setblocking(False)
