@@ -62,11 +62,12 @@ class Upkeep:
         self._admission = admission
         self._notifier = notifier
         self._kept = trio.Event()
-        """Set when a program was stored."""
+        """Set when a program was stored, and few spare folders are left."""
 
     def on_kept(self) -> None:
         """Note that a program was stored, so that the store can prepare for the next one."""
-        self._kept.set()
+        if self._store.lacks_spares:
+            self._kept.set()
 
     async def serve(self) -> None:
         """Do the periodic work until cancelled."""

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from promptlogd.store.disk import sync
 
-_SPARES = 8
+_SPARES, _FEW = 12, 6
+"""Number of spare folders, and the number at which missing ones are created. Several that are created together share a
+commit of the file system's journal, and most submits do not compete with the thread that creates them."""
 SPARE = ".spare-"
 """Prefix of spare folders' names."""
 
@@ -25,12 +27,16 @@ class Spares:
         self._ready: deque[Path] = deque()
         self._shelved = False
 
+    @property
+    def are_few(self) -> bool:
+        """Whether to call `make`. Never waits."""
+        return len(self._ready) <= _FEW
+
     def make(self) -> None:
         """Create missing folders. Errors are ignored."""
         with suppress(OSError):  # for example a full disk: the next `stage` reports it
             self._make_shelves()
-            while len(self._ready) < _SPARES:
-                self._ready.append(self._make_one())
+            self._ready.extend(self._make_some(_SPARES - len(self._ready)))
 
     def take(self) -> Path:
         """Return a folder with the empty files, which the caller then owns. Raises OSError."""
@@ -42,7 +48,8 @@ class Spares:
             except OSError:
                 pass
             shutil.rmtree(spare, ignore_errors=True)  # somebody has changed it
-        return self._make_one()
+        (spare,) = self._make_some(1)
+        return spare
 
     def make_empty(self) -> Path:
         """Create an empty folder, for a program with several files. Raises OSError."""
@@ -66,14 +73,20 @@ class Spares:
             sync(self._programs)
         self._shelved = True
 
-    def _make_one(self) -> Path:
-        folder = self.make_empty()
+    def _make_some(self, count: int) -> list[Path]:
+        """Create folders with the empty files, and return once they are on disk. Raises OSError."""
+        folders: list[Path] = []
         try:
-            for name in self._names:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                os.close(os.open(folder / name, flags, 0o600))
-            sync(folder)
+            for _ in range(count):
+                folder = self.make_empty()
+                folders.append(folder)
+                for name in self._names:
+                    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+                    os.close(os.open(folder / name, flags, 0o600))
+            for folder in folders:
+                sync(folder)
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
             raise
-        return folder
+        return folders

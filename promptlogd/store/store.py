@@ -1,8 +1,8 @@
 """The store: programs by hash, prefix or name. The only writer of the state folder.
 
-The event loop calls only `recall`, `recall_artifact` and `record_run`, which use memory. All other methods wait for the
-disk, so the daemon calls them from worker threads. Readers never wait for writers: the writers' lock is not taken by
-readers, and SQLite's readers have their own connections.
+The event loop calls only `recall`, `recall_artifact`, `record_run` and `lacks_spares`, which use memory. All other
+methods wait for the disk, so the daemon calls them from worker threads. Readers never wait for writers: the writers'
+lock is not taken by readers, and SQLite's readers have their own connections.
 
 More than 300 lines, because it lists every operation of the store; the work is in the other modules.
 """
@@ -97,6 +97,11 @@ class Store:
     def derive_key(self, purpose: str) -> bytes:
         """Return a key for this purpose. It is made of the state folder's key, and does not tell it."""
         return hashlib.blake2b(purpose.encode(), key=self._state.key.value).digest()
+
+    @property
+    def lacks_spares(self) -> bool:
+        """Whether to call `make_spares`. Never waits."""
+        return self._objects.spares.are_few
 
     def make_spares(self) -> None:
         """Create folders for the next programs in advance. Optional: it makes `stage` faster."""

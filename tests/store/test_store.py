@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -284,6 +285,32 @@ def test_spare_folders(folder: Path) -> None:
     assert _hidden(store)
     store.close()
     assert not _hidden(store)
+
+
+def test_spare_folders_are_created_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store lacks spare folders once half of them are used. If creating them fails, nothing of them is left."""
+    store = Store.open(folder)
+    assert store.lacks_spares
+    monkeypatch.setattr("promptlogd.store.spares.sync", _fail)
+    store.make_spares()
+    assert store.lacks_spares
+    assert not _hidden(store)
+    monkeypatch.undo()
+    store.make_spares()
+    made = len(_hidden(store))
+    for number in range(made // 2):
+        assert not store.lacks_spares
+        submit(store, b"return %d" % number, uid=7)
+    assert store.lacks_spares
+    store.make_spares()
+    assert len(_hidden(store)) == made
+    store.close()
+
+
+def _fail(folder: Path) -> None:
+    """Stands for `sync` on a disk that becomes full while spare folders are created."""
+    if folder.name != "programs":
+        raise OSError(errno.ENOSPC, "no space")
 
 
 def test_a_program_can_be_kept_for_another_engine(folder: Path) -> None:
