@@ -1,6 +1,4 @@
-"""CPU priorities and scheduling policies of jailed processes (sched(7)).
-
-A run gets a low niceness after 5 ms, a start at once. Zygotes and their children are SCHED_BATCH."""
+"""CPU priorities of jailed processes, as niceness (sched(7)). A run gets a low one after 5 ms, a start at once."""
 
 from __future__ import annotations
 
@@ -27,17 +25,6 @@ def restore(pid: int) -> None:
     """Reset a process to the daemon's own priority. See `can_restore`."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0))
-
-
-def make_batch(pid: int) -> None:
-    """Give a process, and its future children, the policy SCHED_BATCH. It needs no rights over an own process.
-
-    Unlike others, such a process does not take the core from a running process when it wakes up. So a child that gets
-    its job, and a zygote whose child has ended, do not interrupt the event loop, for which all runs wait. The share of
-    CPU time stays the same."""
-    with suppress(OSError):
-        if os.sched_getscheduler(pid) == os.SCHED_OTHER:  # otherwise the administrator has chosen the daemon's policy
-            os.sched_setscheduler(pid, os.SCHED_BATCH, os.sched_param(0))
 
 
 @functools.cache

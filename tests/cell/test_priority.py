@@ -1,4 +1,4 @@
-"""CPU priorities: a cell starts at a low priority, and runs at that of the daemon, but does not interrupt it."""
+"""CPU priorities: a cell starts at a low priority, and runs at that of the daemon."""
 
 from __future__ import annotations
 
@@ -27,17 +27,6 @@ async def test_a_started_cell_has_the_daemons_priority(plan: Plan) -> None:
         await until_blank(cell)
         until(lambda: children(zygote) != [])  # the cell is blank shortly before its next child exists
         assert [_niceness(zygote), *map(_niceness, children(zygote))] == [own, own]
-
-
-async def test_a_zygote_and_its_children_do_not_interrupt_the_daemon(plan: Plan) -> None:
-    """The zygote, its first child and the next one are SCHED_BATCH: waking one of them preempts nobody."""
-    async with a_cell(plan) as cell:
-        (zygote,) = children(cell.process.pid)
-        assert [os.sched_getscheduler(pid) for pid in (zygote, *children(zygote))] == [os.SCHED_BATCH] * 2
-        await run_on(cell, "return 1")
-        await until_blank(cell)
-        until(lambda: children(zygote) != [])
-        assert [os.sched_getscheduler(pid) for pid in children(zygote)] == [os.SCHED_BATCH]
 
 
 async def test_a_cell_starts_at_a_low_priority(plan: Plan) -> None:

@@ -174,14 +174,12 @@ class QuickJSCell(Cell):
                 self._wait_for_child(run)
             self._reactor.set_due(self, run.wall_at)
 
-    def set_priority(self) -> None:
-        """Make the zygote and its first child SCHED_BATCH, and give them the daemon's niceness. The start of the cell
-        had a higher one if `can_restore`."""
-        if self._zygote is None:
-            return
-        _settle_priority(self._zygote)  # first, so that the next child inherits it
-        with suppress(OSError, ValueError):
-            _settle_priority(only_child(self._zygote))
+    def restore_priority(self) -> None:
+        """Give the zygote and its first child the daemon's priority. The start of the cell had a lower one."""
+        if self._zygote is not None:
+            priority.restore(self._zygote)
+            with suppress(OSError, ValueError):
+                priority.restore(only_child(self._zygote))
 
     async def close(self) -> None:
         """End the jail and everything in it, and reap it."""
@@ -489,12 +487,6 @@ class QuickJSCell(Cell):
             return
         self.retire()
         raise CellLost("its blank child or its zygote died")
-
-
-def _settle_priority(pid: int) -> None:
-    priority.make_batch(pid)
-    if priority.can_restore():
-        priority.restore(pid)
 
 
 def _was_killed(report: Report | None) -> bool:

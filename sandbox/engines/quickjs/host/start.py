@@ -88,7 +88,8 @@ async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
         if isinstance(error, WatchdogError):
             raise CellStartError(plan.engine, str(error)) from error
         raise
-    cell.set_priority()
+    if priority.can_restore():
+        cell.restore_priority()
     return cell
 
 
