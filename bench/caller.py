@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.synchronize import Event as EventType
 from pathlib import Path
@@ -87,8 +87,11 @@ def submitted(path: str, source: str) -> str:
     return kept.hash
 
 
-def new_programs(path: str, count: int) -> list[float]:
-    """Return the seconds from the submit of a program to the end of its first run."""
+def new_programs(path: str, count: int, between: Callable[[int], None] = lambda number: None) -> list[float]:
+    """Return the seconds from the submit of a program to the end of its first run.
+
+    `between` is called after each run, with its number.
+    """
     caller = Caller(path)
     samples = []
     for number in range(count):
@@ -97,4 +100,5 @@ def new_programs(path: str, count: int) -> list[float]:
         assert isinstance(kept, Submitted)
         caller.ask(Run(id=2, hash=kept.hash, prompt=PROMPT))
         samples.append(time.perf_counter() - began)
+        between(number)
     return sorted(samples)

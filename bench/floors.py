@@ -1,4 +1,4 @@
-"""Lower bounds of the time of a run: the fork of a small process, and a cell without its daemon."""
+"""Lower bounds: of a run, the fork of a small process, and a cell without its daemon; of a submit, a durable file."""
 
 from __future__ import annotations
 
@@ -33,6 +33,24 @@ def floors(tools: Path, count: int = 2000) -> Iterator[tuple[str, list[float]]]:
     command = [os.path.realpath(sys.executable), "-ISc", FLOOR_PYTHON.format(count=count)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     yield "floor: fork + exit + wait, bare Python", sorted(map(float, printed.split()))
+
+
+def durable_file(folder: Path, name: str, data: bytes) -> float:
+    """Return the seconds of storing a file so that it is complete, or not there, after a power cut at any time."""
+    began = time.perf_counter()
+    staged, parent = folder / f".{name}", os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        file = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(file, data)
+            os.fsync(file)
+        finally:
+            os.close(file)
+        os.rename(staged, folder / name)
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+    return time.perf_counter() - began
 
 
 async def one_cell(pause_s: float, count: int) -> list[float]:

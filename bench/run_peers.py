@@ -9,6 +9,7 @@ runs/s with 8 clients.
 
   promptlog              a jailed process for each run
   promptlog on Deno      the same, with V8
+  floor: a durable file  write a file of the program's size, fsync it, rename it, fsync its folder
   workerd get            one isolate for all runs of a program: a program's globals survive
   workerd load           a fresh isolate for each run
   isolated-vm isolate    a fresh isolate for each run, in the server's process
@@ -26,6 +27,7 @@ import http.client
 import json
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,6 +38,7 @@ from pathlib import Path
 
 import load
 from caller import EXPECT, PROMPT, SAMPLE, frames, new_programs, submitted
+from floors import durable_file
 from load import Load
 from servers import Promptlog, Server, set_up, tried
 from table import Table, say
@@ -120,11 +123,33 @@ def promptlog_figures(table: Table, tools: Path, seconds: float) -> None:
         table.add_load(f"{name}|8 clients, 200 programs", loaded(many, connections=8, seconds=seconds))
         table.add(f"{name}|memory", kib=(load.resident_kib(pid) - before) / PROGRAMS)
         table.add_samples(f"{name}|new program", new_programs(path, 100))
+    less_the_disk(table, name)
     with (
         tempfile.TemporaryDirectory(prefix="promptlog-peers-", dir="/dev/shm") as memory,  # fsync costs nothing there
         private_daemon(Path(memory) / "state") as socket_path,
     ):
         table.add_samples(f"{name}, state on a tmpfs|new program", new_programs(str(socket_path), 100))
+
+
+def less_the_disk(table: Table, name: str) -> None:
+    """Measure new programs and durable files in turn, on the same disk, and subtract the median of the files.
+
+    In turn, because the time of an fsync depends on what else the disk does, and on the pause before it.
+    """
+    floor: list[float] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="promptlog-peers-") as disk,
+        private_daemon(Path(disk) / "state") as socket_path,
+    ):
+        files = Path(disk) / "files"
+        files.mkdir()
+        samples = new_programs(
+            str(socket_path),
+            200,
+            lambda number: floor.append(durable_file(files, str(number), SAMPLE.encode())),
+        )
+    table.add_samples("floor: a durable file|new program", sorted(floor))
+    table.add_samples(f"{name} less this floor|new program", [sample - statistics.median(floor) for sample in samples])
 
 
 def promptlog_on_deno_figures(table: Table, tools: Path, seconds: float) -> None:
@@ -200,6 +225,11 @@ def show(medians: dict[str, dict[str, float]], trials: dict[str, dict[str, str]]
                 if figure in of and figure in ours
             )
             print(f"{name:22}{row}   |{ratios}")
+    less = medians.get("promptlog less this floor|new program", {})
+    print("\nnew program, p50: promptlog less the disk's floor / it")
+    for name in names:
+        if less and not name.startswith(("promptlog", "floor")) and f"{name}|new program" in medians:
+            print(f"{name:22}{less['p50'] / medians[f'{name}|new program']['p50']:8.2f}")
     print("\nruns/s with 8 clients by a second generator (autocannon; promptlog: its client library) / by load.c")
     for name in names:
         second = medians.get(f"{name}|second generator")
