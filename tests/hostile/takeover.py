@@ -19,6 +19,7 @@ With --no-second-filter before the daemon's own arguments, the second filter doe
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -27,9 +28,14 @@ from cell_build.cell import EXECUTABLE
 from sandbox.engines.quickjs.host import host, root
 from sandbox.limits import Limits
 
+CELL_VARIABLE = "PROMPTLOG_TAKEOVER_CELL"
+"""The environment variable with the path of the executable, for a machine that cannot build it."""
+
 
 def cell() -> Path:
     """Return the executable that can be taken over. It is built once, and kept in the build cache."""
+    if made := os.environ.get(CELL_VARIABLE):
+        return Path(made)
     return checkout.build(Path(__file__).parents[2], defines=["TAKEOVER"]) / EXECUTABLE
 
 

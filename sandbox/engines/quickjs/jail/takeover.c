@@ -17,7 +17,7 @@
 enum { MOST_WORDS = 8, MOST_BYTES = 1 << 16 };
 
 static bool filter_is_off;
-static char zero[4096];
+static _Alignas(8) char zero[4096]; /* a futex must be aligned */
 static char path[] = "/quickjs-cell";
 static struct sockaddr_un daemon_socket = {1, "/run/promptlog/promptlog.sock"};
 static struct sockaddr_in network = {.sin_family = 2, .sin_port = 0x5000, .sin_addr = {0x0100007f}};
