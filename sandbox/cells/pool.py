@@ -190,7 +190,7 @@ class Pool:
                 self._offer(cell)
             else:
                 self._resting.add(cell)
-            if not self._policy.fixed or cell in self._worn:
+            if not self._policy.fixed or (cell in self._worn and self._surplus() > 0):  # otherwise nothing changes
                 self._changed.set()
 
     def _is_spent(self, cell: Cell) -> bool:
