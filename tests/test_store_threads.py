@@ -36,10 +36,12 @@ async def test_a_connection_has_one_read_at_a_time(disk: threading.Event) -> Non
     """However many reads a client pipelines on a hanging disk, the read of another client starts at once."""
     threads = StoreThreads()
     reading = 0
+    begun = threading.Event()
 
     def hang() -> None:
         nonlocal reading
         reading += 1
+        begun.set()
         assert disk.wait(_WAIT_S)
 
     with trio.fail_after(_WAIT_S):
@@ -47,6 +49,7 @@ async def test_a_connection_has_one_read_at_a_time(disk: threading.Event) -> Non
             for _ in range(_MANY):
                 nursery.start_soon(threads.read, _principal(1), hang)
             await trio.testing.wait_all_tasks_blocked()
+            assert begun.wait(_WAIT_S)
             assert await threads.read(_principal(2), lambda: reading) == 1
             disk.set()
     assert reading == _MANY
