@@ -12,14 +12,20 @@ from typing import Any, cast
 import pytest
 import trio
 
-from promptlogd.checks import OnArtifact, StartedCheck
+from promptlogd.checks import Checks, OnArtifact, StartedCheck
 from promptlogd.collector import Collector
+from promptlogd.config import Config
 from promptlogd.handlers.store_threads import StoreThreads
-from promptlogd.handlers.submit import _Storing
+from promptlogd.handlers.submit import SubmitHandler, _Storing
+from promptlogd.journal import Journal
 from promptlogd.principal import Principal
+from promptlogd.quotas import Quotas
 from promptlogd.refusal import RequestError
-from promptlogd.store import Store, StoreFailed
-from sandbox.program import Artifact, Form
+from promptlogd.settings import Settings
+from promptlogd.sink import Sink
+from promptlogd.store import Kept, Store, StoreFailed
+from promptlogd.wire.messages import Submit
+from sandbox.program import Artifact, Form, Program
 
 _WAIT_S = 20.0
 _PRINCIPAL = Principal(connection=1, uid=0, process=None)
@@ -34,6 +40,7 @@ class _Disk:
         self.calls: list[tuple[str, int]] = []
         self.staged = threading.Event()
         self.fails = self.has_bug = False
+        self.kept = _KEPT
 
     def stage(self) -> Any:
         self._note("stage")
@@ -47,7 +54,7 @@ class _Disk:
     def publish(self, staged: object, artifact: Artifact) -> Any:
         self._note("publish")
         assert (staged, artifact) == ("staged", _ARTIFACT)
-        return _KEPT
+        return self.kept
 
     def discard(self, staged: object) -> None:
         self._note("discard")
@@ -208,6 +215,43 @@ async def test_a_check_that_ends_at_once() -> None:
     storing.begin()
     await storing.end()
     assert disk.names == []
+
+
+async def test_a_client_that_disconnects_when_its_program_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the request is cancelled in the turn of the loop in which its check ends, the stored program is noted."""
+    monkeypatch.setattr("promptlogd.handlers.submit._CHECK_WAIT_S", _WAIT_S)
+    disk, check = _Disk(), _Check()
+    noted: list[str] = []
+    checks = SimpleNamespace(
+        program=lambda source, engine, language: Program.of_text(
+            source.encode(), language="javascript", engine="quickjs"
+        ),
+        start=lambda *arguments: check.start(arguments[-1]),
+        artifact_build=lambda engine: "build",
+    )
+    store = SimpleNamespace(
+        stage=lambda program, **options: disk.stage(),
+        keep=lambda submission: disk.publish(submission.staged, submission.artifact),
+    )
+    handler = SubmitHandler(
+        cast(Store, store),
+        cast(Journal, SimpleNamespace(note=lambda entry: noted.append(entry.kind))),
+        StoreThreads(),
+        cast(Checks, checks),
+        Settings(Config()),
+        lambda: noted.append("kept"),
+        cast(Collector, SimpleNamespace(store=lambda who, step: step())),
+        Quotas(),
+    )
+    disk.kept = Kept(hash="0" * 64, created=True, engine="quickjs", moved_from=None, stored=True, holders=())
+    async with trio.open_nursery() as tasks:
+        sink = SimpleNamespace(reply=lambda reply: noted.append("reply"), spawn=tasks.start_soon)
+        handler.start(_PRINCIPAL, Submit(id=1, source="return 1"), cast(Sink, sink))
+        assert await trio.to_thread.run_sync(disk.staged.wait, _WAIT_S)
+        tasks.cancel_scope.cancel()
+        check.end()
+    assert disk.names == ["stage", "publish"]
+    assert noted == ["reply", "kept", "submit"]
 
 
 @pytest.mark.parametrize("how", ["refused", "cancelled"])

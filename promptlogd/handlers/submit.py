@@ -91,32 +91,38 @@ class SubmitHandler:
     def _start(self, principal: Principal, request: Submit, program: Program, sink: Sink) -> _Storing:
         """Start to check the program, and to write it in a thread, because both take about the same time.
 
-        Reply when it is stored.
+        When it is stored, reply, and note it.
         """
 
-        def reply(kept: Kept) -> None:
-            sink.reply(
-                Submitted(
-                    id=request.id, hash=kept.hash, created=kept.created, engine=kept.engine, moved_from=kept.moved_from
+        def end(kept: Kept) -> None:
+            try:
+                sink.reply(  # first, because the client waits for it
+                    Submitted(
+                        id=request.id,
+                        hash=kept.hash,
+                        created=kept.created,
+                        engine=kept.engine,
+                        moved_from=kept.moved_from,
+                    )
                 )
-            )
+            finally:  # not in the task of the request, which may be cancelled just when the program is stored
+                self._on_kept()
+                self._note(principal, request, kept)
 
-        storing = self._storing(principal, request, program, reply)
+        storing = self._storing(principal, request, program, end)
         storing.begin()
         return storing
 
     async def _keep(self, principal: Principal, request: Submit, storing: _Storing) -> None:
-        """Wait until the program is stored, and note it. The client already has the reply."""
+        """Wait until the program is stored and the client has the reply. Discard a program that is not stored."""
         try:
-            kept = await storing.finish()
+            await storing.finish()
         except RequestError as error:
             if error.code == "quota":
                 self._quotas.refused((principal.uid, principal.tenant), error)
             raise
         finally:
             await storing.end()
-        self._on_kept()
-        self._note(principal, request, kept)
 
     def _storing(
         self, principal: Principal, request: Submit, program: Program, on_kept: Callable[[Kept], None]
