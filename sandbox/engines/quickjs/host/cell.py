@@ -475,10 +475,13 @@ class QuickJSCell(Cell):
         self._wait_for(0)
 
     def _yield_to_others(self) -> None:
-        """Lower the priority of the child."""
+        """Lower the priority of the child, unless it has just ended."""
         if self._zygote is not None:
-            with suppress(OSError, ValueError):  # the child has just ended
-                priority.lower(only_child(self._zygote))
+            with suppress(OSError, ValueError):
+                child = only_child(self._zygote)
+                # The zygote reports the end of a child before it forks the next one, which must not get a low priority.
+                if not self._control_poll.poll(0):
+                    priority.lower(child)
 
     def _refuse_if_disturbed(self) -> None:
         """Raise CellLost and retire if control has any message since the last run, because then the blank child has

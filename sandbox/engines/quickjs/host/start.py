@@ -46,7 +46,7 @@ async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
             if priority.can_restore():  # otherwise the cell would keep its low priority
                 # If the daemon lowered the priority, nsjail would first keep its core for up to 4 ms, and this is often
                 # the core of the event loop.
-                command = [str(LAUNCH), "-n", str(priority.NICE), _NO_SIGNAL, "--", *command]
+                command = [str(LAUNCH), "-n", str(priority.low()), _NO_SIGNAL, "--", *command]
             process = await trio.lowlevel.open_process(
                 command,
                 stdin=their_data,
