@@ -19,6 +19,9 @@
 #                                      is stopped after SECONDS=600.
 # make test-deploy-vm RELEASES=bookworm   The same with the kernel of this Debian and cgroup version 2, in QEMU without KVM.
 #                                      Needs root, mmdebstrap, qemu-system-x86.
+# make test-arm64 RELEASES=bookworm    Test the arm64 wheel on an arm64 kernel, in QEMU. The machine is stopped after
+#                                      ARM64_SECONDS=7200. Needs root, mmdebstrap, arch-test, qemu-system-arm,
+#                                      qemu-user-static with binfmt_misc, and a package index.
 # make test-container Build the image of the Dockerfile, and test it under Podman. Takes minutes. Needs root, podman, runc,
 #                     catatonit, mmdebstrap, and a package index.
 # make test-sanitized Run the hostile programs on a cell with ASan and UBSan. Takes minutes.
@@ -38,6 +41,7 @@
 # make help           Show this list.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SECONDS ?= 600
+ARM64_SECONDS ?= 7200
 KILLS ?= 300
 BYTES ?= 20000000
 RUNS ?= 5000000
@@ -78,7 +82,7 @@ PAGE_SOURCES := page_build/editor.py page_build/deno.json page_build/deno.lock
 CELL_SOURCES := $(wildcard sandbox/engines/quickjs/jail/*.[ch] sandbox/engines/quickjs/jail/*.js) sandbox/cells/launch.c \
 	$(wildcard sandbox/engines/jail/*.js) sandbox/engines/quickjs/host/filter.py $(wildcard cell_build/*.py) hatch_build.py
 
-.PHONY: help check demo demo-http play test test-tools test-long test-versions test-build dist deb test-deploy test-deploy-vm test-container test-page test-sanitized coverage placement \
+.PHONY: help check demo demo-http play test test-tools test-long test-versions test-build dist deb test-deploy test-deploy-vm test-arm64 test-container test-page test-sanitized coverage placement \
 	lint lint-style lint-async lint-types lint-layers test-quick bench bench-tenants bench-peers bench-where \
 	fuzz fuzz-guided fuzz-cell soak faults docs clean
 
@@ -155,6 +159,9 @@ test-deploy: $(VENV)/.dev
 
 test-deploy-vm: $(VENV)/.dev
 	$(BIN)/python -m tests.deploy.emulate --seconds $(SECONDS) $(RELEASES)
+
+test-arm64: $(VENV)/.dev
+	$(BIN)/python -m tests.deploy.emulate_arm64 --seconds $(ARM64_SECONDS) $(RELEASES)
 
 test-container: $(VENV)/.dev
 	$(BIN)/python -m pytest -v tests/deploy/container.py

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +21,25 @@ from typing import Protocol
 from deb_build import __main__ as deb_build
 from deb_build.release import RELEASES
 from tests.deploy import cache, job, root, wheels
+from tests.deploy.architecture import Architecture
 
 _REPOSITORY = Path(__file__).parents[2]
-_TESTS = ("inside.py", "inside_deb.py", "emulated.py")
+FILES = (
+    *(f"tests/deploy/{name}.py" for name in ("__init__", "inside", "inside_deb", "emulated")),
+    "tests/__init__.py",
+    "container/seccomp.json",
+    "docs/operations",
+)
+"""Files and folders of this checkout that the tests of the service need."""
+
 _SCRIPT = """\
 export CHECKS_COMMAND_S={command_s:.0f} PYTHONPATH=/checks
 cd /checks
 check() {{
-    timeout --signal=INT {pytest_s:.0f} "$1" -m pytest -p no:cacheprovider --durations=10 --verbose --color=no \\
-        {options} "$2"
+    python="$1"
+    shift
+    timeout --signal=INT {pytest_s:.0f} "$python" -m pytest -p no:cacheprovider --durations=10 --verbose --color=no \\
+        {options} "$@"
 }}
 {script}"""
 
@@ -58,9 +68,21 @@ class Machine:
     """Time limit of a command that a test runs."""
 
     script: str
-    """Shell commands. `check PYTHON FILE` runs the tests of a file."""
+    """Shell commands. `check PYTHON FILE...` runs the tests of these files."""
 
     root_packages: tuple[str, ...]
+    foreign: Architecture | None = None
+    """The machine type, if it is not this host's."""
+
+    test_requirements: tuple[str, ...] = ("pytest>=8.3",)
+    """Python packages that the tests need."""
+
+    files: tuple[str, ...] = FILES
+    """Files and folders of this checkout that the tests need. They are in the folder /checks of the machine."""
+
+    prepare: Callable[[Path], None] | None = None
+    """Makes further files in the folder that becomes /checks."""
+
     needs_deb: bool
     """Whether the tests install promptlog's Debian package, too."""
 
@@ -85,7 +107,7 @@ def main(machine: Machine) -> int:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # with the clean-up below
     with tempfile.TemporaryDirectory(prefix="run-", dir=cache.folder()) as name:
         with _step("promptlog's wheel"):
-            wheel = wheels.build(Path(name))
+            wheel = wheels.build(Path(name), machine.foreign)
         return max(_check(machine, release, wheel, arguments) for release in arguments.releases)
 
 
@@ -120,21 +142,30 @@ def _prepare(machine: Machine, release: str, wheel: Path, folder: Path) -> None:
     """Make folder/root, with promptlog and its tests."""
     target = folder / "root"
     with _step(f"{release}: the wheels"):
-        found = wheels.collect(RELEASES[release].python, wheel, folder / "wheels")
+        python = RELEASES[release].python
+        found = wheels.collect(python, machine.foreign, wheel, machine.test_requirements, folder / "wheels")
     with _step(f"{release}: the root"):
-        root.make(target, release, machine.root_packages, found, machine.name)
+        recipe = root.Recipe(
+            name=machine.name,
+            release=release,
+            packages=machine.root_packages,
+            test_requirements=machine.test_requirements,
+            foreign=machine.foreign,
+        )
+        root.make(target, recipe, found)
     if machine.needs_deb:
         with _step(f"{release}: the Debian package"):
             deb_build.build(release, folder, folder / "wheels").rename(target / "shared/promptlog.deb")
     checks = target / "checks"
-    package = checks / "tests/deploy"
-    package.mkdir(parents=True)
-    for file in (package.parent / "__init__.py", package / "__init__.py"):
-        file.touch()
-    for name in _TESTS:
-        shutil.copy(Path(__file__).with_name(name), package)
-    shutil.copy(_REPOSITORY / "container/seccomp.json", checks)
-    shutil.copytree(_REPOSITORY / "docs/operations", checks / "operations")
+    for name in machine.files:
+        source, copied = _REPOSITORY / name, checks / name
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, copied, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, copied)
+    if machine.prepare is not None:
+        machine.prepare(checks)
 
 
 @contextmanager

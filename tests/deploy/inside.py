@@ -526,7 +526,7 @@ def test_the_other_forms_of_the_log(form: str) -> None:
 
 def _commands(page: str) -> list[str]:
     """Return the commands of a page: the lines after the prompt `#` in its console blocks."""
-    text = Path("/checks/operations", page).read_text()
+    text = Path("/checks/docs/operations", page).read_text()
     blocks = re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("# ")]
 
@@ -556,7 +556,7 @@ def test_the_commands_of_the_documents_work(page: str, least: int) -> None:
 
 def _rights_of_the_container() -> list[str]:
     """Return unit properties that give the same rights as the flags in docs/operations/container.md."""
-    profile = json.loads(Path("/checks/seccomp.json").read_text())
+    profile = json.loads(Path("/checks/container/seccomp.json").read_text())
     calls = " ".join(profile["syscalls"][0]["names"])
     properties = {
         "User": "10001",  # --user

@@ -5,18 +5,27 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.deploy import cache
+from tests.deploy.architecture import Architecture
 from tests.deploy.wheels import REQUIREMENT
 
 PACKAGES = ("systemd-sysv", "dbus", "libpam-systemd", "python3", "python3-venv")
 """Packages of a root besides Debian's required packages."""
 
-KERNEL = ("linux-image-cloud-amd64",)
-"""Packages that a root also needs to boot under QEMU: Debian's smallest kernel with virtio. It includes an initrd."""
+KERNEL = "linux-image-cloud-{debian}"
+"""The package that a root also needs to boot under QEMU: Debian's smallest kernel with virtio, and an initrd."""
 
-_STEP_S = 900
+# By default, Debian collects modules for all devices. Emulated programs take minutes for that.
+_SMALL_INITRD = """\
+mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/usr/share/initramfs-tools/modules.d"
+echo MODULES=list > "$1/etc/initramfs-tools/conf.d/small"
+printf '%s\\n' virtio_pci virtio_blk ext4 > "$1/usr/share/initramfs-tools/modules.d/small"
+"""
+
+_STEP_S = 1800
 
 _PIP = "/opt/promptlog/bin/pip install --quiet --no-index --find-links=/shared/wheels"
 
@@ -26,38 +35,58 @@ mkdir -p /opt /checks
 python3 -m venv /opt/promptlog
 {_PIP} '{REQUIREMENT}'
 /opt/promptlog/bin/pip uninstall --quiet --yes promptlog
-{_PIP} --target=/checks pytest
 """
 _INSTALL = f"{_PIP} '{REQUIREMENT}'"
 
 
-def make(target: Path, release: str, packages: tuple[str, ...], wheels: list[Path], name: str) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What is in a root."""
+
+    name: str
+    """The name in the cache, beside the release."""
+
+    release: str
+    packages: tuple[str, ...]
+    test_requirements: tuple[str, ...]
+    """Python packages that the tests need."""
+
+    foreign: Architecture | None
+    """The machine type, if it is not this host's. This host's kernel must run its programs (binfmt_misc)."""
+
+
+def make(target: Path, recipe: Recipe, wheels: list[Path]) -> None:
     """Make a root in a folder that does not exist: a Debian release with these packages and promptlog.
 
-    promptlog is installed from its wheel and those of its dependencies in /opt/promptlog, and pytest in /checks.
+    promptlog is installed from its wheel and those of its dependencies in /opt/promptlog, and what its tests need in
+    /checks.
     """
     (own,) = (wheel for wheel in wheels if wheel.name.startswith("promptlog-"))
     dependencies = sorted(wheel.name for wheel in wheels if wheel is not own)
-    recipe = " ".join([_INSTALL_DEPENDENCIES, *packages, *dependencies])
+    script = _INSTALL_DEPENDENCIES + " ".join([f"{_PIP} --target=/checks", *map(repr, recipe.test_requirements)])
 
     def make_archive(path: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="root-", dir=path.parent) as folder:
-            _unpack(_bare(release, packages, name), Path(folder))
-            _install(Path(folder), wheels, _INSTALL_DEPENDENCIES)
+            _unpack(_bare(recipe), Path(folder))
+            _install(Path(folder), wheels, script)
             _run("tar", "--create", "--numeric-owner", "--xattrs", f"--file={path}", f"--directory={folder}", ".")
 
     target.mkdir(mode=0o755)
-    _unpack(cache.archive(f"{release}-{name}-prepared", recipe, make_archive), target)
+    content = " ".join([script, *recipe.packages, *dependencies])
+    _unpack(cache.archive(f"{recipe.release}-{recipe.name}-prepared", content, make_archive), target)
     _install(target, [own], _INSTALL)
 
 
-def _bare(release: str, packages: tuple[str, ...], name: str) -> Path:
+def _bare(recipe: Recipe) -> Path:
     """Return the tar file of a root with Debian's packages only."""
 
     def make_archive(path: Path) -> None:
-        _run("mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}", release, str(path))
+        options = ["--variant=minbase", f"--include={','.join(recipe.packages)}"]
+        if recipe.foreign is not None:
+            options += [f"--architectures={recipe.foreign.debian}", f"--essential-hook={_SMALL_INITRD}"]
+        _run("mmdebstrap", *options, recipe.release, str(path))
 
-    return cache.archive(f"{release}-{name}", " ".join(packages), make_archive)
+    return cache.archive(f"{recipe.release}-{recipe.name}", " ".join(recipe.packages), make_archive)
 
 
 def _unpack(archive: Path, folder: Path) -> None:
