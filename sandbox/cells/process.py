@@ -28,8 +28,10 @@ _ERRORS_BYTES = 64 * 1024
 """Bytes of a jailed process's standard error: the capacity of a pipe. Further output is lost and blocks nobody."""
 
 _ERROR_CHARACTERS = 300
+_CHILDREN = "/proc/{0}/task/{0}/children"
+"""The list of a process's children (proc_pid_task_tid_children(5)). Kernels without CONFIG_PROC_CHILDREN lack it."""
 _CHILDREN_BYTES = 64
-"""More than two pids have, so several children are never taken for one."""
+"""Bytes of this list that are read. Two pids need fewer, so several children are never taken for one."""
 
 _FLOOR_MARGIN_BYTES = 4 << 20
 """Memory that the daemon may have freed between the fork and the measurement of its resident size."""
@@ -216,10 +218,15 @@ def has_ended(pidfd: int) -> bool:
     return bool(poll.poll(0))
 
 
+def lists_children() -> bool:
+    """Whether `only_child` works on this kernel."""
+    return os.path.exists(_CHILDREN.format(os.getpid()))
+
+
 def only_child(pid: int) -> int:
     """Return the pid of the only child of a process. Raises OSError; ValueError if there is not exactly one."""
-    # Not with a Path, which takes five times as long: each run of more than LOW_PRIORITY_AFTER_S comes here.
-    children = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
+    # Path.read_text takes five times as long, and each run of more than LOW_PRIORITY_AFTER_S calls this.
+    children = os.open(_CHILDREN.format(pid), os.O_RDONLY | os.O_CLOEXEC)
     try:
         (child,) = os.read(children, _CHILDREN_BYTES).split()
     finally:

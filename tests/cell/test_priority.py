@@ -47,6 +47,16 @@ async def test_a_cell_starts_at_a_low_priority(plan: Plan) -> None:
                 await cell.close()
 
 
+async def test_a_cell_whose_zygote_is_unknown(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the kernel lists no children, the zygote's priority can't be raised again, so the cell starts at the
+    daemon's."""
+    monkeypatch.setattr("sandbox.cells.process._CHILDREN", "/proc/{0}/task/{0}/nowhere")
+    async with a_cell(plan) as cell:
+        (zygote,) = children(cell.process.pid)
+        pids = (cell.process.pid, zygote, *children(zygote))
+        assert list(map(_niceness, pids)) == [_niceness(os.getpid())] * 3
+
+
 async def test_the_next_child_keeps_its_priority(plan: Plan) -> None:
     """If a run ends just before its priority would be lowered, the next child does not get the low priority."""
     async with a_cell(plan) as cell:

@@ -12,7 +12,7 @@ import trio
 from sandbox.cells import priority
 from sandbox.cells.cell import START_S
 from sandbox.cells.plan import Plan
-from sandbox.cells.process import LAUNCH, only_child, watch_only_child
+from sandbox.cells.process import LAUNCH, lists_children, only_child, watch_only_child
 from sandbox.cells.reactor import Reactor
 from sandbox.cells.watch import Watch
 from sandbox.engines.host.sockets import make_room
@@ -23,7 +23,8 @@ from sandbox.jail.cell_cgroup import JailGroup
 from sandbox.jail.identities import Identity
 
 _NO_SIGNAL = "0"
-"""nsjail gets no parent-death signal, because the thread that starts it ends. It ends when control is closed."""
+"""Argument of `launch`: without a parent-death signal, which the kernel would send when the thread that starts nsjail
+ends. When the daemon ends, control is closed, and the jail ends."""
 
 
 async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
@@ -43,9 +44,9 @@ async def start(plan: Plan, reactor: Reactor) -> QuickJSCell:
             if group is not None:
                 opened.callback(group.discard)
             command = [str(plan.executable), *plan.arguments_for(identity, group)]
-            if priority.can_restore():  # otherwise the cell would keep its low priority
-                # If the daemon lowered the priority, nsjail would first keep its core for up to 4 ms, and this is often
-                # the core of the event loop.
+            if lists_children() and priority.can_restore():  # otherwise the cell would keep its low priority
+                # If the daemon lowered the priority after the start, nsjail would first keep its core for up to 4 ms,
+                # and this is often the core of the event loop.
                 command = [str(LAUNCH), "-n", str(priority.low()), _NO_SIGNAL, "--", *command]
             process = await trio.lowlevel.open_process(
                 command,
