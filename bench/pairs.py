@@ -10,7 +10,7 @@ second.
 Both daemons run for the whole time, each with its own state folder. In each pair, the same load is applied to one
 daemon and then to the other: a closed loop of the stored sample program. The order alternates. A figure is the median
 over the pairs. A ratio is the median of the ratios of the pairs, this version divided by the other one. Only the p99.9
-is that of all samples of a version, because one load has too few.
+is that of all samples of a version, because one load has too few of them.
 
 CPU counts every process of a daemon: the daemon, its cells, and their ended children.
 """

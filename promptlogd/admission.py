@@ -116,7 +116,7 @@ class Admission:
         self._has_caps = False
         """Whether any node has a quota."""
         self._now: Callable[[], float] = trio.current_time
-        """Reads trio's clock. `serve` replaces it by the clock's own method, which saves two calls."""
+        """Returns trio's time. `serve` replaces it by the method of trio's clock, which saves two calls."""
 
     @property
     def queued(self) -> int:

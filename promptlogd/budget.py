@@ -90,7 +90,7 @@ class Account:
         chain = self._chain
         for account in chain:
             account.held_bytes -= held_bytes
-        for account in chain:  # as `pass_on` does, without another call in the path of each run
+        for account in chain:  # the same as `pass_on`, without a call, because each run comes here
             if account._waiting:
                 account._wake()
 

@@ -95,7 +95,7 @@ class Checks:
         self, source: bytes, engine: Engine, language: Language, principal: Principal
     ) -> Artifact | Unparsed:
         """Check a source in a cell. Raises RequestError if it could not be checked."""
-        return await self.start(source, engine, language, principal).end()
+        return await self.start(source, engine, language, principal).result()
 
     def start(
         self,
@@ -105,7 +105,7 @@ class Checks:
         principal: Principal,
         on_artifact: OnArtifact | None = None,
     ) -> StartedCheck:
-        """Start to check a source in a cell. Then call `artifact` or `end`.
+        """Start to check a source in a cell. Then await `artifact` or `result`.
 
         `on_artifact` is called with the artifact as soon as a cell has answered, unless making it takes long.
         """
@@ -128,7 +128,7 @@ class Checks:
 
 
 class StartedCheck:
-    """A check that has started, and whose end one task awaits."""
+    """A check that has started. One task awaits its result."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class StartedCheck:
         return self._first.has_ended
 
     def _ended(self, result: Result) -> None:
-        """Make the artifact of the first run's answer, and pass it on, if that is quick."""
+        """If that is quick, make the artifact from the first run's answer, and pass it on."""
         on_artifact, self._on_artifact = self._on_artifact, None
         if isinstance(result.outcome, Checked) and not self._must_repeat(result):
             self._artifact = self._host.artifact_at_once(self._job.language, result.outcome)
@@ -171,7 +171,7 @@ class StartedCheck:
 
     async def artifact(self) -> Artifact:
         """Return the artifact of the program. Raises RequestError; for a syntax error, with its position."""
-        checked = await self.end()
+        checked = await self.result()
         if isinstance(checked, Artifact):
             return checked
         error = checked.error
@@ -181,8 +181,8 @@ class StartedCheck:
             {"syntax_error": error.message, "line": error.line, "column": error.column},
         )
 
-    async def end(self) -> Artifact | Unparsed:
-        """Return the artifact, or why there is none. Raises RequestError if the source could not be checked.
+    async def result(self) -> Artifact | Unparsed:
+        """Return the artifact, or the syntax error. Raises RequestError if the source could not be checked.
 
         Cancellation ends the check.
         """

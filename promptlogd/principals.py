@@ -266,7 +266,7 @@ class Path(msgspec.Struct, frozen=True, eq=False):
                 parent.clock_ms = node.service_ms
             if node.offers:
                 node.serve(estimate_ms)
-            else:
+            else:  # its parent does not rank it, so `serve` would do only this; each run comes here
                 node.service_ms += estimate_ms
         return tuple(estimates)
 
@@ -283,7 +283,7 @@ class Path(msgspec.Struct, frozen=True, eq=False):
         for node, estimate_ms in zip(self.nodes, estimates, strict=True):
             if node.offers:
                 node.serve(charge_ms - estimate_ms)
-            else:  # its parent does not rank it: no call, in the path of each run
+            else:  # as in `begin`
                 node.service_ms += charge_ms - estimate_ms
 
 

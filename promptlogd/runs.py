@@ -285,7 +285,7 @@ class PendingRun:
 
 
 class AwaitedRun:
-    """A run that has started, and whose result one task awaits."""
+    """A run that has started. One task awaits its result."""
 
     def __init__(
         self, runs: Runs, job: Job, principal: Principal, on_end: Callable[[Result], None] | None = None

@@ -178,9 +178,9 @@ class RunHandler:
         return program, None, self._engine(request, program)
 
     def _recall(self, request: Run, principal: Principal) -> _Found | None:
-        """Return a stored program, its artifact if its own engine runs it, and the engine. None unless both are cached.
+        """Return a stored program, its artifact if its own engine runs it, and the engine of the run.
 
-        Raises RequestError.
+        None if the program or the artifact is not in memory. Raises RequestError.
         """
         assert request.hash is not None
         program = self._store.recall(request.hash, lambda: self._rights.viewer(principal))

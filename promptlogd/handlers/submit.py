@@ -214,7 +214,7 @@ class _Storing:
         self._checked.acquire()
 
     def begin(self) -> None:
-        """Start the check, then start to write the program, unless no thread is free or the check was refused."""
+        """Start the check. Then start to write the program, unless no thread is free or the check was refused."""
         self._check = self._start_check(self._note_artifact)
         if not self._check.has_ended:
             self._started = self._threads.start_write(self._principal, self._write_and_publish, self._tell_kept)

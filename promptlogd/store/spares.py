@@ -11,8 +11,9 @@ from pathlib import Path
 from promptlogd.store.disk import sync
 
 _SPARES, _FEW = 12, 6
-"""Number of spare folders, and the number at which missing ones are created. Several that are created together share a
-commit of the file system's journal, and most submits do not compete with the thread that creates them."""
+"""Number of spare folders, and the number at which the missing ones are created. Folders that are created together
+share a commit of the file system's journal. Most submits find enough spare folders, and do not compete with the thread
+that creates them."""
 SPARE = ".spare-"
 """Prefix of spare folders' names."""
 

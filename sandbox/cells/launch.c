@@ -3,9 +3,9 @@
  *
  *     launch [-n NICENESS] PARENT CGROUP_FILE... -- COMMAND ARGUMENT...
  *
- * PARENT 0: without the signal. Without the right to set this niceness, it stays as it is.
+ * If PARENT is 0, nsjail gets no such signal. If this process may not set the niceness, it keeps its own.
  *
- * All must be set up between the fork and nsjail's start. The daemon has threads, and Python code between fork and
+ * All of this must be done between the fork and nsjail's start. The daemon has threads, and Python code between fork and
  * exec can deadlock in such a process (fork(2)). So this program does it, after an exec. It is a static executable,
  * because a Python script for the same took 13 ms of CPU time, twice as much as nsjail with `true`.
  */

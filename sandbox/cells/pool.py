@@ -23,8 +23,9 @@ from sandbox.program import Engine
 _log = logging.getLogger(__name__)
 
 _STARTS = len(os.sched_getaffinity(0))
-"""Cells that start at the same time for the pool, and the same number for single runs, because a start is all CPU time.
-Worn cells are replaced one after the other. The server's `StartCell` limits the starts of all pools together."""
+"""Maximum number of cells that start at the same time for the pool, and the same for single runs. It is the number of
+cores, because a start only computes. Worn cells are replaced one after the other. The server's `StartCell` limits the
+starts of all pools together."""
 
 _WORN_TIMES = 2
 """A worn cell continues until its replacement is ready, or until it has executed this many times `runs_per_cell`."""
@@ -92,7 +93,7 @@ class Pool:
         self._failures = 0
         self._changed = trio.Event()
         self._now: Callable[[], float] = trio.current_time
-        """Reads trio's clock. `serve` replaces it by the clock's own method, which saves two calls."""
+        """Returns trio's time. `serve` replaces it by the method of trio's clock, which saves two calls."""
 
     def counts(self) -> PoolCounts:
         """Return the numbers of cells."""
@@ -277,15 +278,15 @@ class Pool:
             cell.retire()
         lent = sum(cell.usable for cell in self._lent - self._special)
         present = len(usable) + len(self._resting) + lent
-        there = present + self._starting - sum(cell.usable for cell in self._worn)
+        lasting = present + self._starting - sum(cell.usable for cell in self._worn)
         # Waiters have slots, so their number is bounded.
         wanted = target if self._policy.fixed else max(target, lent + len(self._waiters) + self.waiting())
-        # Cells that are in use at the same time wear out at the same time. They work until they are replaced, so they
-        # are replaced one after the other: a start takes CPU time from the runs.
-        most = min(_STARTS, max(1, wanted - present))
-        while self._starting < most and there < wanted:
+        # Cells that are used together wear out together. They continue until they are replaced. So they are replaced
+        # one after the other, because a start takes CPU time from the runs. Only missing cells start together.
+        most_starts = min(_STARTS, max(1, wanted - present))
+        while self._starting < most_starts and lasting < wanted:
             self._starting += 1
-            there += 1
+            lasting += 1
             nursery.start_soon(self._start_one, nursery)
 
     async def _start_one(self, nursery: trio.Nursery) -> None:

@@ -55,7 +55,7 @@ class Reactor:
         self._calling = False
         """Whether a callback is being called."""
         self.now: Callable[[], float] = trio.current_time
-        """Reads trio's clock. `serve` replaces it by the clock's own method, which saves two calls."""
+        """Returns trio's time. `serve` replaces it by the method of trio's clock, which saves two calls."""
 
     def watch(self, owner: Timed, descriptor: int, callback: Callable[[], None], events: int = READ) -> None:
         """Call back whenever the descriptor has one of these events, until `forget`.

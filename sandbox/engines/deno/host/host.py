@@ -132,7 +132,7 @@ class Host:
         return None
 
     def artifact_at_once(self, language: Language, checked: Checked) -> Artifact | None:
-        """Return the reported form. None for a text without types, because its comparison with the source takes
+        """Return the reported form. None if types were removed, because comparing the code with the source takes
         long."""
         return Artifact(form=_form(checked), language=language) if checked.code is None else None
 
