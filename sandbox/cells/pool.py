@@ -191,12 +191,13 @@ class Pool:
                 self._offer(cell)
             else:
                 self._resting.add(cell)
-            if not self._policy.fixed or (cell in self._worn and self._surplus() > 0):  # otherwise nothing changes
+            if not self._policy.fixed:
                 self._changed.set()
 
     def _is_spent(self, cell: Cell) -> bool:
         """Whether to retire a cell that could execute more runs. If it is worn, have it replaced."""
-        worn = cell.runs >= self._runs_per_cell or self._now() - cell.started_at > self._max_age_s
+        known = self._policy.fixed and cell in self._worn  # for example after `renew`
+        worn = known or cell.runs >= self._runs_per_cell or self._now() - cell.started_at > self._max_age_s
         if worn and self._policy.fixed and cell not in self._worn:
             self._worn.add(cell)
             self._changed.set()

@@ -162,6 +162,19 @@ async def test_worn_cells_are_replaced_one_after_the_other(plan: Plan) -> None:
             nursery.cancel_scope.cancel()
 
 
+async def test_a_cell_in_constant_use_is_renewed(plan: Plan) -> None:
+    """Once its successor is ready, a cell that must be renewed is lent no more, even if the next run waits already."""
+    async with _a_pool([plan]) as pool:
+        old = await take(pool)
+        await run_on(old, "return 1")
+        pool.renew()
+        while not pool.can_lend():
+            await trio.sleep(0.001)
+        pool.give(old)
+        assert await take(pool) is not old
+        assert not old.usable
+
+
 async def test_a_steady_pool_reports_its_last_ready_cell(plan: Plan) -> None:
     """After the pool was filled, it reports that one cell is ready while the others are lent."""
     with trio.fail_after(20):
