@@ -10,7 +10,7 @@ from pathlib import Path
 
 from promptlogd.store.disk import sync
 
-_SPARES, _FEW = 12, 6
+MOST, _FEW = 12, 6
 """Number of spare folders, and the number at which the missing ones are created. Folders that are created together
 share a commit of the file system's journal. Most submits find enough spare folders, and do not compete with the thread
 that creates them."""
@@ -37,7 +37,7 @@ class Spares:
         """Create missing folders. Errors are ignored."""
         with suppress(OSError):  # for example a full disk: the next `stage` reports it
             self._make_shelves()
-            self._ready.extend(self._make_some(_SPARES - len(self._ready)))
+            self._ready.extend(self._make_some(MOST - len(self._ready)))
 
     def take(self) -> Path:
         """Return a folder with the empty files, which the caller then owns. Raises OSError."""

@@ -32,6 +32,7 @@ from promptlogd.store.artifacts import place_of
 from promptlogd.store.disk import open_folder
 from promptlogd.store.files import read_artifact, read_meta, read_program
 from promptlogd.store.key import Key
+from promptlogd.store.spares import MOST
 from promptlogd.wire.messages import Submitted
 from sandbox.claim import sweep
 from tests.soak import load
@@ -147,7 +148,7 @@ class Faults:
         daemon.log.unlink()
         self.broken += [f"left over after a start: {path}" for path in (self._state / "programs").glob(".tmp-*")]
         spares = list((self._state / "programs").glob(".spare-*"))
-        if len(spares) > 8:
+        if len(spares) > MOST:
             self.broken.append(f"{len(spares)} spare folders after a start")
         return daemon
 
