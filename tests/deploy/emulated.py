@@ -162,6 +162,7 @@ def test_the_main_job() -> None:
         with Client(SOCKET) as client:
             outcome = client.run_source(ALL_THERE_IS, engine=engine).outcome
             assert isinstance(outcome, MemoryLimit), outcome
+            assert 64 * MIB < outcome.used <= outcome.limit + 16 * MIB, outcome
             assert client.run_source("return prompt", "still there", engine=engine).value == "still there"
 
 

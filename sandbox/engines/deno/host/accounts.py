@@ -48,9 +48,14 @@ class Accounts:
         own = (self._group.peak_bytes() if self._group is not None else 0) or self._engine.peak_bytes()
         self._peak_bytes = max(own, self._peak_bytes if ended and self._group is None else 0)
 
-    def account_for_end(self, *, ended: bool) -> None:
-        """Read the counters of a process that has ended, or that will end with its jail."""
+    def account_for_end(self, *, ended: bool, limit_bytes: int) -> None:
+        """Read the counters of a process that has ended, or that will end with its jail.
+
+        `limit_bytes`: its memory limit.
+        """
         self._oom = self._group is not None and self._group.counters().is_out_of_memory_since(self._counted)
+        if self._oom and not self._peak_bytes:
+            self._peak_bytes = limit_bytes  # version 2 has no peak of a run, and a dead process has no VmHWM
         if ended:
             # In steps of 10 ms, which is too coarse for a comparison with the limit. It is only reported.
             reaped_s = self._jail.reaped_cpu_s() - self._reaped_before_s

@@ -237,7 +237,7 @@ class DenoRun:
         """
         run, accounts = self._run, self._accounts
         self.awaits_log = False
-        accounts.account_for_end(ended=ended)
+        accounts.account_for_end(ended=ended, limit_bytes=run.job.limits.memory_bytes)
         jail_gone = ended and how is None and (jail_ended or not self._jail.is_alive())
         run.machine.happen(Trusted.ENDED)
         self._jail.kill()
