@@ -46,7 +46,8 @@ class Tree:
             for key in keys:
                 nodes.append(nodes[-1].children.get(key) or self._add(nodes[-1], key))
                 nodes[-1].connected += 1
-            path = known[principal.tenant] = Path.of(tuple(nodes[:0:-1]))
+            upwards = tuple(nodes[:0:-1])
+            path = known[principal.tenant] = Path(upwards, upwards[0], upwards[-2], upwards[-1])
         if principal.tenant is not None:
             named = principal.connection, principal.tenant
             self._named[named] = path

@@ -236,11 +236,6 @@ class Path(msgspec.Struct, frozen=True, eq=False):
     """The tenant, or the process without a tenant."""
     user: Node
 
-    @classmethod
-    def of(cls, nodes: tuple[Node, ...]) -> Path:
-        """Return the path of these nodes, from the connection up to the user."""
-        return cls(nodes, nodes[0], nodes[-2], nodes[-1])
-
     def wait(self, runs: int, held_bytes: int) -> None:
         """Add to the number of waiting runs, and to the memory that they hold."""
         for node in self.nodes:
@@ -264,10 +259,7 @@ class Path(msgspec.Struct, frozen=True, eq=False):
             node.running += 1
             if node.service_ms > parent.clock_ms:
                 parent.clock_ms = node.service_ms
-            if node.offers:
-                node.serve(estimate_ms)
-            else:  # its parent does not rank it, so `serve` would do only this; each run comes here
-                node.service_ms += estimate_ms
+            node.serve(estimate_ms)
         return tuple(estimates)
 
     def learn(self, charge_ms: float) -> None:
@@ -281,10 +273,7 @@ class Path(msgspec.Struct, frozen=True, eq=False):
     def charge(self, charge_ms: float, estimates: tuple[float, ...]) -> None:
         """Replace the estimates of a run by its charge."""
         for node, estimate_ms in zip(self.nodes, estimates, strict=True):
-            if node.offers:
-                node.serve(charge_ms - estimate_ms)
-            else:  # as in `begin`
-                node.service_ms += charge_ms - estimate_ms
+            node.serve(charge_ms - estimate_ms)
 
 
 Granted = Callable[["Ticket | RequestError"], None]

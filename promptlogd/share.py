@@ -37,7 +37,11 @@ class Share:
     @property
     def used_up(self) -> bool:
         """Whether a connection must wait, because no time is left or others are waiting."""
-        return bool(self._waiting) or (self._used_s >= TURN_S and self._turn == self._turns.number)
+        return bool(self._waiting) or self._lacks_time
+
+    @property
+    def _lacks_time(self) -> bool:
+        return self._used_s >= TURN_S and self._turn == self._turns.number
 
     def spend(self, used_s: float) -> None:
         """Report used loop time."""
@@ -61,7 +65,7 @@ class Share:
                 await event.wait()
             finally:
                 self._waiting.pop(event, None)
-            waits, woken = self._used_s >= TURN_S and self._turn == self._turns.number, True
+            waits, woken = self._lacks_time, True
 
     def _renew(self) -> None:
         """Renew the time. Called once in each turn while somebody waits."""

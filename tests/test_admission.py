@@ -213,6 +213,51 @@ async def test_no_light_client_is_overlooked(clock: MockClock) -> None:
 
 
 @within_a_minute
+async def test_a_light_client_has_one_run_in_the_reserved_slot() -> None:
+    """While a light client's run is in progress, its next run does not get the slot reserved for light clients."""
+    admission = Admission(concurrent=4, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
+    running: list[Ticket | RequestError] = []
+
+    def end(charge_ms: float) -> None:
+        ticket = running.pop()
+        assert isinstance(ticket, Ticket)
+        admission.end(ticket, charge_ms)
+
+    for number in (1, 3):
+        admission.ask(client(number, pid=number), "quickjs", running.append)
+        end(0.1)  # the client is light from now on
+    for _ in range(3):
+        admission.ask(client(2, pid=2), "quickjs", running.append)
+    admission.ask(client(3, pid=3), "quickjs", running.append)
+    granted: list[int] = []
+    for number in (1, 2):
+        admission.ask(client(1, pid=1), "quickjs", _noting(granted, number))
+    assert granted == []
+    end(0.1)  # the run in the reserved slot
+    assert granted == [1]
+    end(50.0)
+    assert granted == [1]  # only the reserved slot is free
+    end(50.0)
+    assert granted == [1, 2]
+
+
+@within_a_minute
+async def test_a_refused_run_is_told_when_the_queue_may_be_empty() -> None:
+    """`retry_after_ms` of a full queue is the time that its runs need, at the mean CPU time of all clients' runs."""
+    admission = Admission(concurrent=1, queue=2, queue_bytes=1000, cells={"quickjs": Cells()})
+    answers: list[Ticket | RequestError] = []
+    admission.ask(client(1, uid=1), "quickjs", answers.append)
+    first = answers.pop()
+    assert isinstance(first, Ticket)
+    admission.end(first, 400.0)
+    for _ in range(4):
+        admission.ask(client(2, uid=2), "quickjs", answers.append)
+    refused = answers[-1]
+    assert isinstance(refused, RequestError)
+    assert refused.detail == {"retry_after_ms": 3 * 400}
+
+
+@within_a_minute
 async def test_a_run_that_waits_too_long_is_refused(clock: MockClock) -> None:
     """A run is refused after `wait_s`, at most a twentieth late; a later run keeps waiting, and gets the slot."""
     admission = Admission(concurrent=1, queue=10, queue_bytes=1000, cells={"quickjs": Cells()})
